@@ -1,0 +1,39 @@
+"""Every call that differs between POSIX and Windows, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+
+# Signals that ask a long run to save and leave. Windows knows SIGINT and SIGTERM only.
+LEAVE_SIGNALS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make a rename in `path` durable; Windows has no such call and needs none."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def tree_memory() -> int:
+    """Bytes of memory of this process and its children: PSS where the system tells it (Linux),
+    so that shared pages count once, and RSS elsewhere."""
+    total = 0
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            info = process.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # ended, or another user's, between listing and reading
+        total += getattr(info, "pss", info.rss)
+    return total
