@@ -1,0 +1,247 @@
+"""Python's documentation of its standard library, read without importing it.
+
+Sources are parsed with `ast`, so `antigravity`, `this` or anything else with side effects never
+runs. Modules written in C have no source: those listed in `C_MODULES` (and only those) are asked
+through `inspect`; importing them does nothing but define names.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import sysconfig
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from whorl.tools.entries import Entry, first_sentence
+
+C_MODULES = (
+    "builtins", "array", "binascii", "cmath", "gc", "itertools", "marshal", "math", "sys", "time",
+    "unicodedata", "zlib",
+)  # fmt: skip
+ALIASES = {"os.path": "posixpath"}
+# Tests, generated code, games and what fetches or installs: not documentation.
+SKIPPED = frozenset({
+    "test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "site-packages", "dist-packages",
+    "__pycache__", "antigravity", "this", "__phello__", "pydoc_data",
+})  # fmt: skip
+MAX_SIGNATURE = 80  # characters
+REEXPORTS = 2  # `from .decoder import JSONDecoder` is followed this many times
+
+
+def standard_library() -> Path:
+    """Where this Python keeps the sources of its standard library."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def module_files(root: Path) -> Iterator[tuple[str, Path]]:
+    """Every module's dotted name and file under `root`, in sorted order, without tests and the like."""
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if SKIPPED.intersection(parts) or any(part.startswith("config-") for part in parts):
+            continue
+        names = parts[:-1] if parts[-1] == "__init__" else parts
+        if names:
+            yield ".".join(names), path
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A documented module, class or function in a source file."""
+
+    name: str
+    docstring: str
+    signature: str
+    where: str
+
+    def entry(self) -> Entry:
+        sentence, rest = first_sentence(self.docstring)
+        return Entry(name=self.name, sentence=sentence, signature=self.signature, rest=rest, where=self.where)
+
+
+@dataclass
+class PythonDocs:
+    """Documentation by qualified name: `textwrap.dedent`, `json.JSONEncoder.default`, `math.sqrt`, `len`.
+
+    `unread` counts the files that could not be parsed, by reason.
+    """
+
+    root: Path = field(default_factory=standard_library)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    def find(self, name: str) -> Entry | None:
+        """The entry of `name`, parsing only the module it belongs to; None where undocumented."""
+        name = name.strip().removesuffix("()").removeprefix("builtins.")
+        for alias, target in ALIASES.items():
+            if name == alias or name.startswith(alias + "."):
+                found = self.find(target + name[len(alias) :])
+                return replace(found, name=name) if found else None
+        if name in self._builtins:
+            return self._builtins[name].entry()
+        module = self._module_of(name)
+        definition = self._defined(module, name[len(module) + 1 :], REEXPORTS) if module else None
+        return replace(definition.entry(), name=name) if definition else None
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry with documentation, in a fixed order: C modules, then sources by name."""
+        for module in (*C_MODULES, *self._files):
+            if any(part.startswith("_") for part in module.split(".")):
+                continue
+            for definition in self.definitions(module).values():
+                yield definition.entry()
+
+    def definitions(self, module: str) -> dict[str, Definition]:
+        """The documented names of one module; empty where it is unknown or cannot be read."""
+        if module in C_MODULES:
+            return _asked(module)
+        tree = self._tree(module)
+        if tree is None:
+            return {}
+        return parse_definitions(tree, module, self._files[module].relative_to(self.root).as_posix())
+
+    def _tree(self, module: str) -> ast.Module | None:
+        path = self._files.get(module)
+        if path is None:
+            return None
+        try:
+            source = path.read_text(encoding="utf-8")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # old sources' invalid escapes are not the caller's concern
+                return ast.parse(source)
+        except (OSError, UnicodeDecodeError, SyntaxError) as error:
+            self.unread[type(error).__name__] += 1
+            return None
+
+    def _defined(self, module: str, rest: str, reexports: int) -> Definition | None:
+        """`rest` (a name below `module`, "" for the module) where it is defined or imported from."""
+        found = self.definitions(module).get(f"{module}.{rest}" if rest else module)
+        if found or not rest or not reexports:
+            return found
+        tree = self._tree(module)
+        first, dot, below = rest.partition(".")
+        for node in tree.body if tree else ():
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            source = self._imported(module, node)
+            for alias in node.names:
+                if alias.name not in ("*", first) and alias.asname != first:
+                    continue
+                target = rest if alias.name == "*" else f"{alias.name}{dot}{below}"
+                if found := self._defined(source, target, reexports - 1):
+                    return found
+        return None
+
+    def _imported(self, module: str, node: ast.ImportFrom) -> str:
+        """The absolute name of the module that `node`, standing in `module`, imports from."""
+        if not node.level:
+            return node.module or ""
+        is_package = self._files[module].name == "__init__.py"
+        parts = module.split(".")
+        parts = parts[: len(parts) - node.level + is_package]
+        return ".".join([*parts, *([node.module] if node.module else [])])
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        return dict(module_files(self.root))
+
+    @cached_property
+    def _builtins(self) -> dict[str, Definition]:
+        return _asked("builtins")
+
+    def _module_of(self, name: str) -> str | None:
+        parts = name.split(".")
+        for end in range(len(parts), 0, -1):
+            module = ".".join(parts[:end])
+            if module in self._files or module in C_MODULES:
+                return module
+        return None
+
+
+def parse_definitions(tree: ast.Module, module: str, file: str) -> dict[str, Definition]:
+    """Qualified name → definition for the public, documented names of a parsed module.
+
+    A name defined twice (for two platforms, say) keeps its first documented definition.
+    """
+    found: dict[str, Definition] = {}
+    if docstring := ast.get_docstring(tree):
+        found[module] = Definition(module, docstring, "", f"{file}:1")
+    _collect(tree.body, module, file, found)
+    return found
+
+
+def _collect(body: list[ast.stmt], prefix: str, file: str, found: dict[str, Definition]) -> None:
+    for node in body:
+        if isinstance(node, ast.If | ast.Try):  # definitions that depend on the platform
+            _collect([*node.body, *node.orelse], prefix, file, found)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.name.startswith("_"):
+                continue
+            name = f"{prefix}.{node.name}"
+            if (docstring := ast.get_docstring(node)) and name not in found:
+                found[name] = Definition(name, docstring, signature_of(node), f"{file}:{node.lineno}")
+            if isinstance(node, ast.ClassDef):
+                _collect(node.body, name, file, found)
+
+
+def signature_of(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """How it is called, as written, without `self`; a class by its `__init__`."""
+    if isinstance(node, ast.ClassDef):
+        inits = (part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
+        arguments = next((_arguments(init.args) for init in inits), "")
+    else:
+        arguments = _arguments(node.args)
+    text = f"{node.name}({arguments})"
+    return text if len(text) <= MAX_SIGNATURE else f"{node.name}(…)"
+
+
+def _arguments(arguments: ast.arguments) -> str:
+    text = ast.unparse(arguments)
+    for bound in ("self", "cls"):
+        if text == bound:
+            return ""
+        text = text.removeprefix(f"{bound}, ")
+    return text
+
+
+def _asked(module: str) -> dict[str, Definition]:
+    """The definitions of a C module, from the live objects. `module` must be in `C_MODULES`."""
+    owner = importlib.import_module(module)
+    prefix = "" if module == "builtins" else module + "."
+    found: dict[str, Definition] = {}
+    if prefix and (docstring := inspect.getdoc(owner)):
+        found[module] = Definition(module, docstring, "", module)
+    for name, value in sorted(vars(owner).items()):
+        if name.startswith("_") or getattr(value, "__module__", module) not in (module, "builtins", None):
+            continue
+        if callable(value):
+            _ask(prefix + name, value, module, found)
+        if isinstance(value, type):
+            for method, part in sorted(vars(value).items()):
+                if not method.startswith("_") and callable(part):
+                    _ask(f"{prefix}{name}.{method}", part, module, found)
+    return found
+
+
+def _ask(name: str, value: Any, module: str, found: dict[str, Definition]) -> None:
+    docstring = inspect.getdoc(value)
+    if not docstring:
+        return
+    last = name.rpartition(".")[2]
+    try:
+        arguments = str(inspect.signature(value)).replace("($self, ", "(").replace("(self, /)", "()")
+        signature = last + arguments.replace("(self, /, ", "(").replace("(self, ", "(")
+    except (ValueError, TypeError):  # no text signature: older C functions begin their docstring with it
+        first, _, after = docstring.partition("\n")
+        called = first.startswith(last + "(")
+        signature = re.split(r"\s*-+>\s*", first)[0] if called else ""
+        docstring = (after.strip() or docstring) if called else docstring
+    found[name] = Definition(
+        name, docstring, signature if len(signature) <= MAX_SIGNATURE else f"{last}(…)", module
+    )
