@@ -1,0 +1,122 @@
+"""The one decoder: flat tokens and a context in, hidden states out. Trainer and server run this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from whorl.models.config import ModelConfig
+from whorl.models.context import Context
+from whorl.models.layers import Block, Linear, Norm, RopeTable, rope_table
+from whorl.models.vision import Images, Projector, VisionTower
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The way from hidden states to logits: the output matrix [V, d] and the soft cap after it."""
+
+    weight: Tensor
+    soft_cap: float
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """hidden [T, d] → logits [T, V] in fp32."""
+        logits = (hidden @ self.weight.to(hidden.dtype).T).float()
+        return self.soft_cap * torch.tanh(logits / self.soft_cap) if self.soft_cap else logits
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer at the axes of its `config`.
+
+    Weights are stored in their own dtype (fp32 masters when training); `compute_dtype` is the dtype
+    of matmuls and of the residual stream. Norms, softmax, rotations and logits are fp32.
+    """
+
+    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config, self.compute_dtype = config, compute_dtype
+        width = config.d_embed or config.d_model
+        self.embed = nn.Embedding(config.vocab_size, width)
+        self.position_embed = (
+            nn.Embedding(config.learned_positions, config.d_model) if config.learned_positions else None
+        )
+        projected = width != config.d_model
+        self.project_in = Linear(width, config.d_model, bias=False) if projected else None
+        self.project_out = Linear(config.d_model, width, bias=False) if projected else None
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.final_norm = Norm(config.d_model, config) if config.final_norm else None
+        self.head = None if config.tied else Linear(width, config.vocab_size, bias=False)
+        self.vision = VisionTower(config.vision) if config.vision else None
+        self.projector = Projector(config.vision, config.d_model) if config.vision else None
+
+    def forward(
+        self,
+        tokens: Tensor,
+        context: Context,
+        images: Images | None = None,
+        head: Callable[[Tensor, Projection], Result] | None = None,
+    ) -> Tensor | Result:
+        """tokens [T] int → hidden [T, d], or what `head(hidden, projection)` makes of it.
+
+        A head runs inside the wrapped call, where DDP and FSDP2 see it, so a chunked loss belongs there.
+        """
+        x = self._embed(tokens, context, images)
+        tables = self._rope_tables(context.positions)
+        for layer in self.layers:
+            x = layer(x, tables[layer.attention.spec.window is not None], context)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        if self.project_out is not None:
+            x = self.project_out(x)
+        return x if head is None else head(x, self.projection)
+
+    @property
+    def projection(self) -> Projection:
+        weight = self.embed.weight if self.head is None else self.head.weight
+        return Projection(weight, self.config.logit_soft_cap or 0.0)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [T, d] → logits [T, V] in fp32, after the soft cap."""
+        return self.projection(hidden)
+
+    def _embed(self, tokens: Tensor, context: Context, images: Images | None) -> Tensor:
+        x = self.embed(tokens).to(self.compute_dtype)
+        if self.config.embed_scale != 1.0:  # Gemma rounds the scale to the embedding's dtype
+            x = x * torch.tensor(self.config.embed_scale, dtype=x.dtype)
+        if self.vision is not None and self.projector is not None:
+            x = self._splice(x, images)
+        elif images is not None:
+            raise ValueError("images were given to a model without a vision tower")
+        if self.project_in is not None:
+            x = self.project_in(x)
+        if self.position_embed is not None:
+            rows = context.positions + self.config.position_offset
+            x = x + self.position_embed(rows).to(x.dtype)
+        return x
+
+    def _splice(self, x: Tensor, images: Images | None) -> Tensor:
+        """Put image features in place of their placeholders' embeddings.
+
+        A training batch without images sends one blank patch through the tower at weight zero, so
+        that every rank has a gradient for every parameter.
+        """
+        assert self.vision is not None and self.projector is not None
+        if images is not None:
+            features = self.projector(self.vision(images, x.dtype))
+            return x.index_copy(0, images.positions, features)
+        if not (self.training and torch.is_grad_enabled()):
+            return x
+        patch = x.new_zeros(1, self.vision.config.patch_values)
+        blank = Images(patch, torch.ones(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+        return x + 0.0 * self.projector(self.vision(blank, x.dtype)).sum()
+
+    def _rope_tables(self, positions: Tensor) -> tuple[RopeTable | None, RopeTable | None]:
+        """The rotation of the layers that see everything, and of the windowed ones."""
+        rope, local = self.config.rope, self.config.local_rope
+        table = rope_table(positions, self.config.head_dim, rope) if rope else None
+        return table, rope_table(positions, self.config.head_dim, local) if local else table
