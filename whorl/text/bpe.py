@@ -51,7 +51,9 @@ def train_bpe(
     """
     least = BYTES + len(specials)
     if vocab_size < least:
-        raise InputError(f"vocab_size {vocab_size} is too small: 256 bytes and {len(specials)} specials need {least}")
+        raise InputError(
+            f"vocab_size {vocab_size} is too small: 256 bytes and {len(specials)} specials need {least}"
+        )
     if len(set(specials)) != len(specials) or not all(specials):
         raise InputError("specials must be distinct and not empty")
     base = tokenizers.Tokenizer(models.BPE())
@@ -78,10 +80,9 @@ def train_bpe(
     document = specials[0] if specials else None
     turn = "<|im_end|>" if "<|im_end|>" in specials else document
     named = {"bos_token": document, "eos_token": turn, "pad_token": document}
-    ends = tuple(dict.fromkeys(base.token_to_id(text) for text in (turn, document) if text is not None))
-    return Tokenizer(
-        base, special_tokens={name: text for name, text in named.items() if text is not None}, end_ids=ends
-    )
+    made = Tokenizer(base, special_tokens={name: text for name, text in named.items() if text is not None})
+    made.end_ids = tuple(made.id_of(text) for text in dict.fromkeys((turn, document)) if text is not None)
+    return made
 
 
 def _seen(texts: Iterable[str]) -> Iterable[str]:

@@ -36,16 +36,10 @@ def control_tokens(spec: dict[str, Any]) -> list[str]:
     does not reach from plain text by itself. Added tokens that are neither (runs of spaces, Gemma's
     `<table>`) are ordinary text that was merely given an id of its own.
     """
-    added = spec.get("added_tokens") or []
-    markup = [
-        token["content"] for token in added if not token["special"] and MARKUP.fullmatch(token["content"])
-    ]
-    reachable = _reachable(spec, markup)
-    return [
-        token["content"]
-        for token in added
-        if token["content"] and (token["special"] or (token["content"] in markup and token["content"] not in reachable))
-    ]
+    added = {token["content"]: token["special"] for token in spec.get("added_tokens") or []}
+    markup = [text for text, special in added.items() if not special and MARKUP.fullmatch(text)]
+    unreachable = set(markup) - _reachable(spec, markup)
+    return [text for text, special in added.items() if text and (special or text in unreachable)]
 
 
 def _reachable(spec: dict[str, Any], strings: list[str]) -> set[str]:
@@ -84,11 +78,12 @@ def make_twin(tokenizer: tokenizers.Tokenizer, spec: dict[str, Any], controls: l
         "padding": None,
     }
     twin = tokenizers.Tokenizer.from_str(json.dumps(changed))
+    originals = {name: text for text, name in names.items()}
     ids = {}
     for token in added:
-        original = next((text for text, name in names.items() if name == token["content"]), token["content"])
-        twin_id, original_id = twin.token_to_id(token["content"]), tokenizer.token_to_id(original)
-        if twin_id != original_id:
+        twin_id = twin.token_to_id(token["content"])
+        original_id = tokenizer.token_to_id(originals.get(token["content"], token["content"]))
+        if twin_id is not None and original_id is not None and twin_id != original_id:
             ids[twin_id] = original_id
     return Twin(twin, names, ids)
 

@@ -51,8 +51,8 @@ class Tokenizer:
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise InputError(
-                f"{directory} has no tokenizer.json; make one with `whorl tokenizer train PATHS --out {directory}`"
-                " or save the model's fast tokenizer there"
+                f"{directory} has no tokenizer.json; make one with `whorl tokenizer train PATHS"
+                f" --out {directory}` or save the model's fast tokenizer there"
             )
         try:
             base = tokenizers.Tokenizer.from_file(str(path))
@@ -314,7 +314,7 @@ def _end_ids(directory: Path, base: tokenizers.Tokenizer, special: dict[str, str
     ids = given if isinstance(given, list) else [] if given is None else [given]
     for number in ids:
         if not isinstance(number, int) or base.id_to_token(number) is None:
-            raise DataError(f"{path}: eos_token_id {number!r} is not a token of {directory / 'tokenizer.json'}")
+            raise DataError(f"{path}: eos_token_id {number!r} is not a token of tokenizer.json beside it")
     if "eos_token" in special:
         ids = [*ids, base.token_to_id(special["eos_token"])]
     return tuple(dict.fromkeys(ids))
