@@ -51,7 +51,9 @@ class Sample:
         _check(self.tokens, "tokens", np.int32, (None,), where)
         _check(self.weights, "weights", np.float32, (len(self.tokens),), where)
         if len(self.tokens) < 2:
-            raise DataError(f"{where} has {len(self.tokens)} tokens; two is the least that can be learnt from")
+            raise DataError(
+                f"{where} has {len(self.tokens)} tokens; two is the least that can be learnt from"
+            )
         if self.tokens.min() < 0:
             raise DataError(f"{where}: token ids must be 0 or more")
         if not np.isfinite(self.weights).all():
@@ -94,7 +96,9 @@ class Batch:
         if not size:
             raise DataError("batch has no tokens; a batch of nothing is Batch.empty(length)")
         if self.lengths.min() < 1 or int(self.lengths.sum()) != size:
-            raise DataError(f"batch lengths must be 1 or more and sum to {size}, not {int(self.lengths.sum())}")
+            raise DataError(
+                f"batch lengths must be 1 or more and sum to {size}, not {int(self.lengths.sum())}"
+            )
         if self.tokens.min() < 0 or self.targets.min() < 0:
             raise DataError("batch token ids must be 0 or more")
         if not np.isfinite(self.weights).all():
@@ -193,7 +197,9 @@ def collate(samples: Sequence[Sample], length: int) -> Batch:
     padding = [length - used] if used < length else []
     pixels = [sample.pixels for sample in samples if sample.pixels is not None]
     if len({part.shape[1] for part in pixels}) > 1:
-        raise DataError(f"samples {[s.id for s in samples][:3]}… have patches of different sizes; cut all alike")
+        raise DataError(
+            f"samples {[s.id for s in samples][:3]}… have patches of different sizes; cut all alike"
+        )
     return Batch(
         tokens=tokens,
         targets=targets,
