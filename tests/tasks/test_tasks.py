@@ -175,7 +175,7 @@ def test_gsm8k_reads_and_grades(tmp_path) -> None:
         "#### 1234 apples, not 7",
     ):
         assert grade(task, example, saying(reply)).score == 1, reply
-    for reply in ("", "#### -1234", "1234 #### 7", "1234 or 7", "#### none, though 1234"):
+    for reply in ("", "#### -1234", "1234 #### 7", "1234 or 7", "#### none"):
         assert grade(task, example, saying(reply)).score == 0, reply
 
 

@@ -56,7 +56,7 @@ class Digits:
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            raise InputError("the digits task needs scikit-learn: pip install 'whorl[quickstart]'") from error
+            raise InputError("the digits task needs scikit-learn: pip install 'whorl[tasks]'") from error
         bunch = load_digits()
         return np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target
 
