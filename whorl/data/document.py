@@ -12,16 +12,23 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from whorl.base.errors import DataError
 from whorl.base.nouns import ImagePart
 
+if TYPE_CHECKING:
+    from whorl.data.filters.english import Tokens
+
 Kind = Literal["text", "markdown", "code", "conversation", "image-text"]
 
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_RAW_TOKEN = re.compile(r"\w+|[^\w\s]+")
+_ENDED_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 
 
@@ -103,6 +110,30 @@ class Document:
             unicodedata.normalize("NFD", " ".join(line.translate(_WITHOUT_PUNCTUATION).lower().split()))
             for line in self.lines
         )
+
+    @cached_property
+    def raw_tokens(self) -> tuple[str, ...]:
+        """Runs of word characters and runs of other signs, as written: RedPajama-V2's raw words."""
+        return tuple(_RAW_TOKEN.findall(self.text))
+
+    @cached_property
+    def ended_lines(self) -> tuple[str, ...]:
+        """The lines with the newline that ends each (RedPajama-V2's); joined, they are the text."""
+        return tuple(_ENDED_LINE.findall(self.text))
+
+    @cached_property
+    def english_tokens(self) -> Tokens:
+        """English words and punctuation marks as numbers: what the web-text filters count."""
+        from whorl.data.filters.english import tokenize
+
+        return tokenize(self.text)
+
+    @cached_property
+    def word_ids(self) -> NDArray[np.int64]:
+        """`words` numbered in the order they are first met, int64 [words]."""
+        numbers: dict[str, int] = {}
+        ids = [numbers.setdefault(word, len(numbers)) for word in self.words]
+        return np.array(ids, np.int64)
 
     @cached_property
     def _ngrams(self) -> dict[int, tuple[tuple[str, ...], ...]]:
