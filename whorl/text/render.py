@@ -25,13 +25,14 @@ ImageTokens = Callable[[ImagePart], Sequence[int] | int]
 
 @dataclass(frozen=True)
 class Layout:
-    """The rendered text of the first messages, which hold `images` images: `marked` with escape
-    markers, `text` without; `generated` are the characters inside `{% generation %}`."""
+    """The rendered text of some messages, with the conversation's images number `images[0]` to
+    before `images[1]`: `marked` with escape markers, `text` without; `generated` are the characters
+    inside `{% generation %}`."""
 
     marked: str
     text: str
     generated: tuple[tuple[int, int], ...]
-    images: int
+    images: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -116,24 +117,54 @@ class Renderer:
                 at += len(piece) - piece.count(self.marks.escape)
         marked = "".join(piece for piece in pieces if piece not in (opening, closing))
         images = sum(len(message.images) for message in self.conversation.messages[:count])
-        return Layout(marked, marked.replace(self.marks.escape, ""), tuple(generated), images)
+        return Layout(marked, marked.replace(self.marks.escape, ""), tuple(generated), (0, images))
 
-    def tokens(self, layout: Layout) -> Tokens:
+    @staticmethod
+    def after(prefix: Layout, layout: Layout) -> Layout:
+        """`layout` without its beginning `prefix`."""
+        size = len(prefix.text)
+        generated = tuple((start - size, end - size) for start, end in layout.generated if start >= size)
+        return Layout(
+            layout.marked[len(prefix.marked) :],
+            layout.text[size:],
+            generated,
+            (prefix.images[1], layout.images[1]),
+        )
+
+    def check_text(self, text: str, ids: list[int]) -> None:
+        """DataError where the tokens do not give the text back: exactly from a byte-level tokenizer,
+        up to spaces from those that add some of their own (Llama 2's)."""
+        back = self.tokenizer.decode(ids)
+        if back == text or back == self.tokenizer.normalize(text):
+            return
+        if not self.tokenizer.byte_level and "".join(back.split()) == "".join(text.split()):
+            return
+        at = next((at for at, (a, b) in enumerate(zip(back, text, strict=False)) if a != b), len(back))
+        raise DataError(
+            f"{self.where}: text does not come back from its tokens: {text[at : at + 20]!r} reads"
+            f" {back[at : at + 20]!r}; the tokenizer cannot spell it, so drop it or use a byte-level one"
+        )
+
+    def tokens(self, layout: Layout, *, checked: bool = False) -> Tokens:
+        """`checked` demands that the text comes back from its tokens, see `check_text`."""
         ids, offsets, _ = self.tokenizer.encode_marked(layout.marked, self.marks.escape)
+        if checked:
+            self.check_text(layout.text, ids)
         starts = [start for start, _ in offsets]
-        return self._grow(ids, starts, layout.images) if layout.images else Tokens(ids, starts, [])
+        images = self._images[slice(*layout.images)]
+        return self._grow(ids, starts, images) if images else Tokens(ids, starts, [])
 
-    def _grow(self, ids: list[int], starts: list[int], images: int) -> Tokens:
+    def _grow(self, ids: list[int], starts: list[int], images: list[tuple[int, ...]]) -> Tokens:
         """Put every image's tokens in the place of its placeholder."""
         placeholder = self.placeholder
         written = ids.count(placeholder)
-        if written != images:
+        if written != len(images):
             raise DataError(
                 f"{self.where}: the chat template writes {self.tokenizer.image_token} {written} times"
-                f" for {images} images; use a template that writes it once for each"
+                f" for {len(images)} images; use a template that writes it once for each"
             )
         grown = Tokens([], [], [])
-        expansions = iter(self._images)
+        expansions = iter(images)
         for number, start in zip(ids, starts, strict=True):
             new = next(expansions) if number == placeholder else (number,)
             if number == placeholder:
