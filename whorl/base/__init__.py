@@ -1,0 +1,1 @@
+"""What every room stands on: errors, the shared nouns, files, configuration, progress, the logbook."""
