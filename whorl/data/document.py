@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from whorl.base.errors import DataError
 from whorl.base.nouns import ImagePart
 
 if TYPE_CHECKING:
     from whorl.data.filters.english import Tokens
+    from whorl.data.signals.ngrams import Repeated
 
 Kind = Literal["text", "markdown", "code", "conversation", "image-text"]
 
@@ -129,11 +129,13 @@ class Document:
         return tokenize(self.text)
 
     @cached_property
-    def word_ids(self) -> NDArray[np.int64]:
-        """`words` numbered in the order they are first met, int64 [words]."""
+    def repeated_ngrams(self) -> tuple[Repeated, ...]:
+        """The n-grams of `words` that stand more than once, for n = 2 … 10 (none for n > words)."""
+        from whorl.data.signals.ngrams import repeated_ngrams
+
         numbers: dict[str, int] = {}
         ids = [numbers.setdefault(word, len(numbers)) for word in self.words]
-        return np.array(ids, np.int64)
+        return tuple(repeated_ngrams(np.array(ids, np.int64), min(10, len(ids))))
 
     @cached_property
     def _ngrams(self) -> dict[int, tuple[tuple[str, ...], ...]]:

@@ -20,8 +20,8 @@ _QUOTES = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈�
 _CURRENCY = "$£€¥฿₽₴₠₡₢₣₤₥₦₧₨₩₪₫₭₮₯₰₱₲₳₵₶₷₸₹₺₻₼₾₿"
 _PICTURES = "¦©®҂℀-℉℔-℗℞-℣↕-↙↜-⇍⇐⇑⇓⇕-⇳⌀-⌇⌌-⌟⌢-⍻⍽-⎚⏢-⑊⒜-ⓩ─-▶▸-◀◂-◷☀-♮♰-❧➔-➿⬀-⬯⺀-⿕\U0001f000-\U0001faff"
 _UNITS = _list(
-    "km² km³ km m² m³ m dm² dm³ dm cm² cm³ cm mm² mm³ mm ha µm nm yd in ft kg g mg µg t lb oz m/s km/h kmh mph"
-    " hPa Pa mbar mb MB kb KB gb GB tb TB T G M K %"
+    "km² km³ km m² m³ m dm² dm³ dm cm² cm³ cm mm² mm³ mm ha µm nm yd in ft kg g mg µg t lb oz m/s km/h"
+    " kmh mph hPa Pa mbar mb MB kb KB gb GB tb TB T G M K %"
 )
 _HYPHENS = "---|--|——|[-–—~]"
 
@@ -126,15 +126,15 @@ EMOTICON = re.compile(
 
 _ABBREVIATIONS = _list(
     "Adm. Ak. Ala. Apr. Ariz. Ark. Aug. Bros. Calif. Co. Colo. Conn. Corp. D.C. Dec. Del. Dr. E.G. E.g. Feb."
-    " Fla. Ga. Gen. Gov. I.E. I.e. Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar. Mass."
-    " Md. Messrs. Mich. Minn. Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev."
+    " Fla. Ga. Gen. Gov. I.E. I.e. Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar."
+    " Mass. Md. Messrs. Mich. Minn. Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev."
     " Nov. Oct. Okla. Ore. Pa. Ph.D. Prof. Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. a.m. p.m."
     " e.g. i.e. co. vs. v.s."
 )
 _WHOLE = _list(
     "'Cause 'Cos 'Coz 'Cuz 'S 'bout 'cause 'cos 'coz 'cuz 'd 'em 'll 'nuff 're 's '' Ma'am ma'am O'clock"
-    " o'clock Ol' ol' C++ and/or w/o \\n \\t xD XD xDD XDD 8D doin' goin' havin' lovin' nothin' nuthin' somethin'"
-    " Doin' Goin' Havin' Lovin' Nothin' Nuthin' Somethin'"
+    " o'clock Ol' ol' C++ and/or w/o \\n \\t xD XD xDD XDD 8D doin' goin' havin' lovin' nothin'"
+    " nuthin' somethin' Doin' Goin' Havin' Lovin' Nothin' Nuthin' Somethin'"
 )
 _OTHER_SPLITS = {
     "cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "let's": ("let", "'s"),
