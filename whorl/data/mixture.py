@@ -36,13 +36,13 @@ class Source:
             raise InputError(f"mixture source {self.name!r}: weight must be above 0, not {self.weight}")
         if self.size < 1:
             raise InputError(f"mixture source {self.name!r} is empty; leave it out or give it data")
-        if self.epochs is not None and (not isfinite(self.epochs) or floor(self.epochs * self.size) < 1):
+        if self.epochs is not None and (not isfinite(self.epochs) or round(self.epochs * self.size) < 1):
             raise InputError(f"mixture source {self.name!r}: {self.epochs} epochs are not one sample")
 
     @property
     def limit(self) -> int | None:
         """The most samples that may be taken from it."""
-        return None if self.epochs is None else floor(self.epochs * self.size)
+        return None if self.epochs is None else round(self.epochs * self.size)
 
 
 @dataclass(frozen=True)

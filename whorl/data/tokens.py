@@ -36,6 +36,7 @@ __all__ = ["TokenSet", "TokenSplit", "open_tokens", "write_tokens"]
 SHARD_TOKENS = 1 << 25  # 64 MB of uint16: what the writer holds for each split
 CHUNK_CHARACTERS = 1 << 20  # text a worker encodes in one go
 CHUNK_DOCUMENTS = 1024
+TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")  # as GPT-2, Llama 3, OPT and Gemma spell it
 Array = NDArray[Any]
 
 
@@ -48,6 +49,8 @@ class Encoder(Protocol):
     def hash(self) -> str: ...
     @property
     def end_ids(self) -> tuple[int, ...]: ...
+    def has(self, token: str) -> bool: ...
+    def id_of(self, token: str) -> int: ...
     def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
     def save(self, directory: str | Path) -> None: ...
 
@@ -65,7 +68,7 @@ def write_tokens(
 ) -> TokenSet:
     """Encode `documents` into `directory/tokens`, their images into `directory/images`.
 
-    Each document ends with `end_token` (the tokenizer's first end token unless given) and starts with
+    Each document ends with `end_token` (unless given, the tokenizer's end of text, see `TEXT_ENDS`, or first end token) and starts with
     `start_token` where one is given; without one a model never learns a document's first token.
     `document.split` ("" counts as "train") decides the shard. Documents without text are counted in
     the manifest and leave no tokens. `parents` are the hashes of what the documents come from.
@@ -97,6 +100,10 @@ def write_tokens(
 
 
 def _end_token(tokenizer: Encoder) -> int:
+    """The end of a text rather than of a turn, where the vocabulary tells them apart."""
+    for token in TEXT_ENDS:
+        if tokenizer.has(token):
+            return tokenizer.id_of(token)
     if not tokenizer.end_ids:
         raise InputError("the tokenizer names no end token; give end_token, which every document ends with")
     return tokenizer.end_ids[0]
