@@ -1,0 +1,422 @@
+"""Raw files to a dataset directory: `run(source, steps, sink, workers=…)`.
+
+    scan        hash every input, cut it into units of work          in parallel, kept in work/plan.json
+    first pass  read, annotate, filter, sketch                       in parallel, a folder a unit
+    decide      duplicates and the split, over all documents         here, a few dozen bytes a document
+    last pass   write documents, signals and rejects                 in parallel, whole files
+    manifest    counts, reasons, hashes; the work folder goes
+
+What is done stays done: after a kill at any moment the same call goes on, and the dataset is byte
+for byte the one an unbroken run gives, on any number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whorl.base.errors import DataError, FaultError, InputError
+from whorl.base.files import CHUNK, atomic_write, read_json, sha256_json, write_json
+from whorl.base.progress import progress, say
+from whorl.data.config import MIB, DataConfig, ReadConfig
+from whorl.data.dataset import FORMAT, open_manifest, reject_record
+from whorl.data.dedup.clusters import Clusters
+from whorl.data.dedup.exact import same_content
+from whorl.data.dedup.minhash import Sketch
+from whorl.data.dedup.similar import join_similar
+from whorl.data.document import Reject
+from whorl.data.pool import run_tasks
+from whorl.data.readers.sources import Piece, SourceFile, discover
+from whorl.data.scan import Scanned, scan
+from whorl.data.split import held_out, join_for_split
+from whorl.data.steps import ExactDedup, NearDedup, Split, Step, check_steps, describe, steps_of
+from whorl.data.units import EXACT, NEAR, TRAIN, VALIDATION, FirstPass, LastPass, file_entry, read_unit, unit_folder
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to read and how: files, folders and globs."""
+
+    paths: tuple[str, ...]
+    read: ReadConfig = field(default_factory=ReadConfig)
+    piece_bytes: int = 64 * MIB  # the size of a unit of work; decides the number of output files
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did. `reasons` is step → reason → how many were set aside there."""
+
+    directory: Path
+    read: int
+    documents: int
+    splits: dict[str, int]
+    reasons: dict[str, dict[str, int]]
+
+    @property
+    def rejected(self) -> int:
+        return sum(sum(counts.values()) for counts in self.reasons.values())
+
+    @classmethod
+    def of(cls, directory: str | Path) -> Report:
+        """The report of a finished dataset, from its manifest."""
+        manifest = open_manifest(directory)
+        return cls(directory=Path(directory), **{name: manifest[name] for name in _COUNTS})
+
+    def lines(self) -> list[str]:
+        """For people: what was read, set aside by step and reason, and kept."""
+        lines = [f"{self.read:,} documents read"]
+        for step, counts in self.reasons.items():
+            told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items(), key=_most_first))
+            lines.append(f"  {step}: {sum(counts.values()):,} set aside ({told})")
+        sides = ", ".join(f"{name} {count:,}" for name, count in self.splits.items() if name)
+        lines.append(f"{self.documents:,} documents kept" + (f" ({sides})" if sides else ""))
+        return lines
+
+
+_COUNTS = ("read", "documents", "splits", "reasons")
+
+
+def _most_first(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
+
+
+def run_config(config: DataConfig) -> Report:
+    """What `whorl data run` does."""
+    if not config.paths:
+        raise InputError("no input; give files or folders, or paths = [...] in the recipe")
+    if not config.out:
+        raise InputError("no place for the dataset; give --out DIR, or out = \"DIR\" in the recipe")
+    source = Source(config.paths, config.read, config.piece_bytes)
+    return run(source, steps_of(config), config.out, workers=config.workers)
+
+
+def run(
+    source: Source | str | Path | Iterable[str | Path],
+    steps: Sequence[Step],
+    sink: str | Path,
+    *,
+    workers: int = 1,
+) -> Report:
+    """Read `source`, apply `steps`, write the dataset directory `sink` (see `whorl.data.dataset`).
+
+    `workers` processes (0: one a core; 1: this one) change nothing in what is written. A finished
+    dataset made of the same inputs by the same steps is left as it is. Raises `InputError` for a
+    missing path, an unfit step, or a `sink` that holds something else; `FaultError` when the disk is
+    full or a worker keeps dying: what is done is kept, and the same call goes on from there.
+    """
+    if not isinstance(source, Source):
+        paths = (source,) if isinstance(source, str | Path) else source
+        source = Source(tuple(str(path) for path in paths))
+    check_steps(steps)
+    job = _Run(source, tuple(steps), Path(sink), workers or os.cpu_count() or 1)
+    try:
+        return job.finish()
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"cannot write the dataset to {sink}: {error.strerror} ({error.filename})") from error
+    except OSError as error:
+        raise FaultError(f"{sink}: {error.strerror or error}; make room, then run the same again") from error
+
+
+@dataclass
+class _Run:
+    source: Source
+    steps: tuple[Step, ...]
+    out: Path
+    workers: int
+
+    @property
+    def work(self) -> Path:
+        return self.out / "work"
+
+    def finish(self) -> Report:
+        self.found = list(discover(self.source.paths, self.source.read))
+        self.files = [entry for entry in self.found if isinstance(entry, SourceFile)]
+        if not self.files:
+            raise InputError(f"nothing to read under {', '.join(self.source.paths)}; see the README for the formats")
+        self._plan()
+        if (self.out / "manifest.json").exists():  # finished before, if only just
+            shutil.rmtree(self.work, ignore_errors=True)
+            return Report.of(self.out)
+        summaries = self._first_pass()
+        counts = [summary["documents"] for summary in summaries]
+        kinds = _join_kinds(summaries)
+        decisions, duplicates = self._decide(counts)
+        files = self._last_pass(counts, kinds, decisions)
+        self._write_manifest(summaries, decisions, duplicates, files)
+        shutil.rmtree(self.work)
+        return Report.of(self.out)
+
+    # -- plan --------------------------------------------------------------------------------------
+
+    def _plan(self) -> None:
+        """Scan the inputs, unless an unbroken plan of the same files stands; refuse another's place."""
+        plan_path = self.work / "plan.json"
+        old = read_json(plan_path) if plan_path.exists() else None
+        if old and old["stats"] == [_stat(file) for file in self.files]:
+            self.scanned = [_scanned_from(entry) for entry in old["scanned"]]
+        else:
+            self.scanned = self._scan()
+        self.fingerprint = sha256_json(self.pedigree)
+        manifest = self.out / "manifest.json"
+        theirs = open_manifest(self.out)["fingerprint"] if manifest.exists() else old and old["fingerprint"]
+        if theirs and theirs != self.fingerprint:
+            state = "a dataset" if manifest.exists() else "an unfinished dataset"
+            raise InputError(f"{self.out} holds {state} made from other inputs, steps or settings; "
+                             "choose another --out, or delete it")  # fmt: skip
+        if not theirs:
+            if self.out.is_dir() and any(entry.name != "work" for entry in self.out.iterdir()):
+                raise InputError(f"{self.out} is not empty and no dataset; choose another --out")
+            stats = [_stat(file) for file in self.files]
+            scanned = [asdict(entry) for entry in self.scanned]
+            write_json(plan_path, {"fingerprint": self.fingerprint, "stats": stats, "scanned": scanned})
+
+    def _scan(self) -> list[Scanned]:
+        tasks = [(file, self.source.piece_bytes) for file in self.files]
+        total = sum(_stat(file)[1] for file in self.files)
+        # Hashing a few megabytes takes less time than starting a process.
+        workers = self.workers if total > self.source.piece_bytes else 1
+        found: dict[int, Scanned] = {}
+        with progress(total / 1e6, "scan", "MB") as bar:
+            for number, scanned in run_tasks(scan, tasks, workers=workers, name=_file_name):
+                found[number] = scanned
+                bar.advance(scanned.size / 1e6)
+        return [found[number] for number in range(len(tasks))]
+
+    @cached_property
+    def pedigree(self) -> dict[str, Any]:
+        """All that decides the dataset's bytes: inputs and settings; not the workers."""
+        inputs = [
+            {"path": s.file.path, "label": s.file.label, "sha256": s.sha256, "bytes": s.size} for s in self.scanned
+        ]
+        return {
+            "inputs": inputs,
+            "passed_over": sha256_json(self._passed_over()),
+            "settings": {
+                "read": self.source.read.model_dump(mode="json"),
+                "piece_bytes": self.source.piece_bytes,
+            },
+            "steps": describe(self.steps),
+        }
+
+    def _passed_over(self) -> list[dict[str, Any]]:
+        """What was found among the inputs and not read: hidden files, unknown kinds, …"""
+        return [reject_record(entry) for entry in self.found if isinstance(entry, Reject)]
+
+    @cached_property
+    def units(self) -> list[tuple[Piece, ...]]:
+        """Pieces in reading order, small ones together up to `piece_bytes`."""
+        units: list[tuple[Piece, ...]] = []
+        pieces: list[Piece] = []
+        size = 0
+        for scanned in self.scanned:
+            for piece, length in scanned.pieces:
+                if pieces and size + length > self.source.piece_bytes:
+                    units.append(tuple(pieces))
+                    pieces, size = [], 0
+                pieces.append(piece)
+                size += length
+        return [*units, tuple(pieces)]
+
+    # -- passes ------------------------------------------------------------------------------------
+
+    def _first_pass(self) -> list[dict[str, Any]]:
+        for left in (self.work / "units").glob("*.part"):  # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        todo = [n for n in range(len(self.units)) if not unit_folder(self.work, n).exists()]
+        done = len(self.units) - len(todo)
+        if done:
+            say(f"going on: {done} of {len(self.units)} units were done before")
+        function = FirstPass(self.work, self.source.read, self.steps, tuple(self.sketches))
+        tasks = [(number, self.units[number]) for number in todo]
+        with progress(len(self.units), "read and filter", "units", done=done) as bar:
+            for _, summary in run_tasks(function, tasks, workers=self.workers, name=_unit_name):
+                bar.advance(1, kept=summary["documents"])
+        return [read_unit(self.work, number) for number in range(len(self.units))]
+
+    @cached_property
+    def sketches(self) -> list[Sketch]:
+        """The different sketches the steps need; one, as a rule."""
+        return list(dict.fromkeys(step.sketch for step in self.steps if isinstance(step, NearDedup | Split)))
+
+    def _last_pass(self, counts: list[int], kinds: dict[str, str], decisions: np.ndarray) -> dict[str, Any]:
+        with atomic_write(self.work / "decisions.bin", "wb") as file:
+            file.write(decisions.astype("<i8").tobytes())
+        names = {type(step): step.name for step in self.steps}
+        function = LastPass(
+            self.work, self.out, kinds, split=Split in names,
+            exact=names.get(ExactDedup, ""), near=names.get(NearDedup, ""),
+        )  # fmt: skip
+        firsts = np.concatenate(([0], np.cumsum(counts)))
+        tasks = [(number, int(firsts[number]), count) for number, count in enumerate(counts)]
+        files = self._write_passed_over()
+        with progress(len(tasks), "write", "units") as bar:
+            for _, result in run_tasks(function, tasks, workers=self.workers, name=_unit_name):
+                files.update(result["files"])
+                bar.advance()
+        return dict(sorted(files.items()))
+
+    def _write_passed_over(self) -> dict[str, Any]:
+        records = self._passed_over()
+        if not records:
+            return {}
+        path = self.out / "rejects" / "files.jsonl"
+        with atomic_write(path) as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        return {"rejects/files.jsonl": file_entry(path, len(records))}
+
+    # -- decisions over all documents --------------------------------------------------------------
+
+    def _decide(self, counts: list[int]) -> tuple[np.ndarray, dict[str, dict[str, int]]]:
+        """What becomes of every document: TRAIN, VALIDATION, or 2 · (number of the one kept) + kind."""
+        keys = self._joined("keys.bin", counts, 2)
+        self._joined("ids.bin", counts, 2)
+        decisions = np.full(len(keys), TRAIN, dtype=np.int64)
+        duplicates: dict[str, dict[str, int]] = {}
+        clusters = Clusters(len(keys))
+        for step in self.steps:
+            if isinstance(step, ExactDedup):
+                clusters = same_content(keys)
+                duplicates[step.name] = self._drop(decisions, clusters, EXACT, "duplicate")
+            elif isinstance(step, NearDedup):
+                join_similar(clusters, self._sketch(step.sketch, counts), bands=step.config.bands,
+                             rows=step.config.rows, verify=step.config.verify)  # fmt: skip
+                duplicates[step.name] = self._drop(decisions, clusters, NEAR, "near-duplicate")
+            elif isinstance(step, Split):
+                self._hold_out(step, decisions, keys, counts)
+        return decisions, duplicates
+
+    @staticmethod
+    def _drop(decisions: np.ndarray, clusters: Clusters, kind: int, reason: str) -> dict[str, int]:
+        roots = clusters.roots()
+        dropped = np.flatnonzero((roots != np.arange(len(roots))) & (decisions == TRAIN))
+        decisions[dropped] = 2 * roots[dropped] + kind
+        return {reason: len(dropped)} if len(dropped) else {}
+
+    def _hold_out(self, step: Split, decisions: np.ndarray, keys: np.ndarray, counts: list[int]) -> None:
+        kept = np.flatnonzero(decisions == TRAIN)
+        places = np.full(len(decisions), -1, dtype=np.int64)
+        places[kept] = np.arange(len(kept))
+        images = self._images(counts)
+        images[:, 0] = places[images[:, 0].astype(np.int64)].astype(np.uint64)
+        images = images[images[:, 0] < len(kept)]  # -1 wrapped: a duplicate's image
+        clusters = same_content(keys[kept])
+        sketches = self._sketch(step.sketch, counts)
+        if len(kept) < len(decisions):
+            sketches = self._chosen(sketches, kept)
+        join_for_split(clusters, sketches, images, step.config.threshold)
+        chosen = held_out(clusters.roots(), keys[kept], step.config)
+        decisions[kept[chosen]] = VALIDATION
+
+    def _sketch(self, sketch: Sketch, counts: list[int]) -> np.ndarray:
+        return self._joined(f"sketch-{self.sketches.index(sketch)}.bin", counts, sketch.hashes)
+
+    def _chosen(self, sketches: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """Rows `kept` of `sketches`, on disk as they are."""
+        path = self.work / "chosen.bin"
+        with open(path, "wb") as file:
+            for at in range(0, len(kept), 1 << 14):
+                file.write(np.ascontiguousarray(sketches[kept[at : at + (1 << 14)]]).tobytes())
+        return _rows_of(path, sketches.shape[1])
+
+    def _joined(self, name: str, counts: list[int], width: int) -> np.ndarray:
+        """uint64 [documents, width]: all units' `name`, one after another in a memory map."""
+        path = self.work / name
+        expected = sum(counts) * width * 8
+        if not path.exists() or path.stat().st_size != expected:
+            with atomic_write(path, "wb") as file:
+                for number in range(len(counts)):
+                    with open(unit_folder(self.work, number) / name, "rb") as part:
+                        shutil.copyfileobj(part, file, CHUNK)
+            if path.stat().st_size != expected:
+                raise DataError(f"{path} has {path.stat().st_size} bytes, not {expected}; delete {self.work}")
+        return _rows_of(path, width)
+
+    def _images(self, counts: list[int]) -> np.ndarray:
+        """uint64 [images, 2]: (number of the document among all, digest)."""
+        found, first = [np.zeros((0, 2), dtype=np.uint64)], 0
+        for number, count in enumerate(counts):
+            part = np.fromfile(unit_folder(self.work, number) / "images.bin", dtype="<u8").reshape(-1, 2)
+            part[:, 0] += np.uint64(first)
+            found.append(part)
+            first += count
+        return np.concatenate(found)
+
+    # -- manifest ----------------------------------------------------------------------------------
+
+    def _write_manifest(
+        self,
+        summaries: list[dict[str, Any]],
+        decisions: np.ndarray,
+        duplicates: dict[str, dict[str, int]],
+        files: dict[str, Any],
+    ) -> None:
+        reasons: dict[str, Counter[str]] = {}
+        for name in ["read", *(step.name for step in self.steps)]:
+            total = Counter(duplicates.get(name, {}))
+            if name == "read":
+                total.update(record["reason"] for record in self._passed_over())
+            for summary in summaries:
+                total.update(summary["reasons"].get(name, {}))
+            if total:
+                reasons[name] = total
+        splits = {"": int((decisions == TRAIN).sum())}
+        if any(isinstance(step, Split) for step in self.steps):
+            splits = {"train": splits[""], "validation": int((decisions == VALIDATION).sum())}
+        write_json(self.out / "manifest.json", {
+            "format": FORMAT,
+            "what": "dataset",
+            "read": sum(summary["read"] for summary in summaries),
+            "documents": int((decisions < 0).sum()),
+            "splits": splits,
+            "reasons": {step: dict(sorted(counts.items())) for step, counts in reasons.items()},
+            "files": files,
+            "fingerprint": self.fingerprint,
+            **self.pedigree,
+        })  # fmt: skip
+
+
+def _rows_of(path: Path, width: int) -> np.ndarray:
+    if not path.stat().st_size:
+        return np.zeros((0, width), dtype=np.uint64)
+    return np.memmap(path, dtype="<u8", mode="r").reshape(-1, width)
+
+
+def _join_kinds(summaries: list[dict[str, Any]]) -> dict[str, str]:
+    kinds: dict[str, str] = {}
+    for summary in summaries:
+        for name, kind in summary["kinds"].items():
+            if kind and kinds.get(name) and kinds[name] != kind:
+                raise DataError(f"signal {name!r} gave a number for one document and spans for another")
+            kinds[name] = kinds.get(name) or kind
+    return {name: kind or "number" for name, kind in kinds.items()}
+
+
+def _stat(file: SourceFile) -> list[Any]:
+    try:
+        status = os.stat(file.path)
+    except OSError:
+        return [file.path, 0, 0]
+    return [file.path, status.st_size, status.st_mtime_ns]
+
+
+def _scanned_from(entry: dict[str, Any]) -> Scanned:
+    pieces = tuple((Piece(**{**p, "file": SourceFile(**p["file"])}), size) for p, size in entry["pieces"])
+    return Scanned(SourceFile(**entry["file"]), entry["sha256"], entry["size"], entry["modified"], pieces)
+
+
+def _file_name(task: tuple[SourceFile, int]) -> str:
+    return task[0].path
+
+
+def _unit_name(task: tuple[int, Any, *tuple[Any, ...]]) -> str:
+    pieces = task[1]
+    return str(pieces[0].file.path) if isinstance(pieces, tuple) else f"unit {task[0]}"
