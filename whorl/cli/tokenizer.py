@@ -51,7 +51,7 @@ def train(paths: tuple[str, ...], out: Path, vocab_size: int, as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(made))
         return
-    megabytes = counts["bytes"] / 1e6
-    click.echo(f"{out}: {tokenizer.vocab_size} tokens from {counts['documents']} documents ({megabytes:.1f} MB)")
-    if tokenizer.vocab_size < vocab_size:
-        say(f"the texts hold no more pairs than make {tokenizer.vocab_size} tokens; {vocab_size} were asked for")
+    size, megabytes = tokenizer.vocab_size, counts["bytes"] / 1e6
+    click.echo(f"{out}: {size} tokens from {counts['documents']} documents ({megabytes:.1f} MB)")
+    if size < vocab_size:
+        say(f"the texts hold pairs for {size} tokens only; {vocab_size} were asked for")

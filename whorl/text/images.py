@@ -43,7 +43,7 @@ def preprocess(image: ImagePart | bytes, config: ImageConfig) -> Patches:
     if (decoded.height, decoded.width) != (height, width):
         decoded = decoded.resize((width, height), Image.Resampling.BICUBIC)
     values = np.asarray(decoded, dtype=np.float32) / np.float32(255)
-    values = (values - np.float32(config.mean)) / np.float32(config.std)
+    values = (values - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
     patch = config.patch_size
     grid = (height // patch, width // patch)
     tiles = values.reshape(grid[0], patch, grid[1], patch, 3).transpose(0, 2, 4, 1, 3)
@@ -84,13 +84,15 @@ def image_tokens(tokenizer: Tokenizer, config: ImageConfig) -> Callable[[ImagePa
     ends = [names.get("image_break_token", BREAK), names.get("image_end_token", END)]
     if config.breaks and not all(map(tokenizer.has, ends)):
         raise InputError(f"the tokenizer has no {' and '.join(ends)}; set images.breaks = false")
-    between, last = (tokenizer.id_of(text) for text in ends) if config.breaks else (token, token)
+    between, last = [tokenizer.id_of(text) for text in ends] if config.breaks else (token, token)
 
     def tokens_of(image: ImagePart) -> list[int]:
         height, width = grid_of(image, config)
         if not config.breaks:
             return [token] * (height * width)
-        return [*([token] * width + [between]) * height][:-1] + [last]
+        rows = [*[token] * width, between] * height
+        rows[-1] = last
+        return rows
 
     return tokens_of
 

@@ -29,7 +29,7 @@ class Generation(Extension):
     passed in); they survive macros, captures and filters where an output position would not.
     """
 
-    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
+    tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -60,11 +60,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError("a chat template may not format with %; use ~ to join strings")
         return super().call_binop(context, operator, left, right)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         for value in (*args, *kwargs.values()):
             if isinstance(value, int):
                 _bound(value)
-        return super().call(__context, __obj, *args, **kwargs)
+        return super().call(context, obj, *args, **kwargs)
 
 
 def _bound(size: float) -> None:
