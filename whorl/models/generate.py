@@ -115,7 +115,7 @@ def _start(model: Decoder, prompt: Prompt, index: int, params: SamplingParams) -
         raise InputError(f"{where} has {len(ids)} tokens and the model's context is {limit}; shorten it")
     strange = next((number for number in ids if not 0 <= number < config.vocab_size), None)
     if strange is not None:
-        raise InputError(f"{where} has token {strange}, outside the model's vocabulary of {config.vocab_size}")
+        raise InputError(f"{where} has token {strange}, outside the vocabulary of {config.vocab_size}")
     pixels, grids, positions = _images(model, prompt, where)
     number = index if prompt.number is None else prompt.number
     room = min(params.max_tokens, limit - len(ids))
@@ -128,7 +128,8 @@ def _images(
     patches = sum(image.grid[0] * image.grid[1] for image in prompt.images)
     if len(prompt.image_positions) != patches:
         raise InputError(
-            f"{where} has {len(prompt.image_positions)} image positions for {patches} patches; they must agree"
+            f"{where} has {len(prompt.image_positions)} image positions for {patches} patches;"
+            " each patch takes one"
         )
     if not prompt.images:
         return None, None, None
@@ -190,7 +191,7 @@ def _last_logits(model: Decoder, batch: list[_Sequence]) -> Tensor:
 
     logits: Tensor = model(tokens, Packed(lengths, device), images, head=project_last)
     if not bool(torch.isfinite(logits).all()):
-        raise DataError("the model's logits are not finite; its weights are damaged or overflow in this dtype")
+        raise DataError("the model's logits are not finite: its weights are damaged or overflow its dtype")
     return logits
 
 
