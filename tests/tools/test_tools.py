@@ -42,7 +42,6 @@ def test_schema_from_annotations() -> None:
             "unit": {"type": "string", "enum": ["m", "km"], "default": "m"},
         },
         "required": ["value"],
-        "additionalProperties": False,
     }
     assert made.schema["type"] == "function" and made.schema["function"]["name"] == "scale"
     assert made.call({"value": 1.5, "unit": "km"}) == "3 km"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Annotated
 
 from whorl.tools.calculator import calculate, calculator_text
 from whorl.tools.definition import Tool, tool
@@ -19,7 +18,7 @@ def calculator_tool() -> Tool:
     """`calculator(expression)`: exact arithmetic; see `whorl.tools.calculator`."""
 
     def calculator(expression: str) -> str:
-        """Work out an arithmetic expression exactly."""
+        """Exact arithmetic."""
         return calculator_text(calculate(expression))
 
     return tool(calculator)
@@ -42,8 +41,8 @@ def lookup_tool(*sources: Find, max_words: int = MAX_WORDS) -> Tool:
     """
     finds = sources or (PythonDocs().find,)
 
-    def lookup(name: Annotated[str, "a Python name or a title"]) -> str:
-        """Look a name up in the documentation."""
+    def lookup(name: str) -> str:
+        """Find a name in the documentation."""
         for find in finds:
             if (entry := find(name)) is not None:
                 return entry.text(max_words)

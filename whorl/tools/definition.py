@@ -18,6 +18,9 @@ from whorl.base.errors import InputError
 from whorl.tools.schema import Schema, parameters_of, problem, refuse_unknown
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what OpenAI's protocol allows
+# What holds for any tool unless its schema says otherwise; left unsaid there, since a model reads
+# the schema in every prompt.
+ARGUMENTS: Schema = {"type": "object", "additionalProperties": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ class Tool:
         Only the wait ends at the time limit: Python cannot stop a thread, so a function that
         may hang should bound itself; the thread left behind is a daemon and ends with the process.
         """
-        if (found := problem(arguments, {"type": "object", **self.parameters})) is not None:
+        if (found := problem(arguments, {**ARGUMENTS, **self.parameters})) is not None:
             return f"error: {self.name}: {found}"
         results: list[str] = []
         worker = threading.Thread(

@@ -62,8 +62,23 @@ class Definition:
     where: str
 
     def entry(self) -> Entry:
-        sentence, rest = first_sentence(self.docstring)
-        return Entry(name=self.name, sentence=sentence, signature=self.signature, rest=rest, where=self.where)
+        called, docstring = _called(self.name.rpartition(".")[2], self.docstring)
+        sentence, rest = first_sentence(docstring)
+        signature = self.signature or called
+        return Entry(name=self.name, sentence=sentence, signature=signature, rest=rest, where=self.where)
+
+
+def _called(last: str, docstring: str) -> tuple[str, str]:
+    """The signature a docstring begins with, as older ones do ("D.clear() -> None.  Remove…"), and
+    what it says after that. Nothing is taken off where nothing would be left."""
+    returns = r"(?:\s*-+>\s*[^\s.]+(?: [^\s.]+){0,2})?"  # more words than three are a description
+    ends = r"(?:[.:,](?=\s)|(?=\s*\n)|(?=\s{2}))\s*"
+    begins = re.compile(rf"([\w.]*\b{re.escape(last)}\([^)\n]*\)){returns}{ends}")
+    signature, rest = "", docstring
+    while (match := begins.match(rest)) and rest[match.end() :].strip():
+        signature = signature or match[1]
+        rest = rest[match.end() :]
+    return signature, rest
 
 
 @dataclass
@@ -237,11 +252,7 @@ def _ask(name: str, value: Any, module: str, found: dict[str, Definition]) -> No
     try:
         arguments = str(inspect.signature(value)).replace("($self, ", "(").replace("(self, /)", "()")
         signature = last + arguments.replace("(self, /, ", "(").replace("(self, ", "(")
-    except (ValueError, TypeError):  # no text signature: older C functions begin their docstring with it
-        first, _, after = docstring.partition("\n")
-        called = first.startswith(last + "(")
-        signature = re.split(r"\s*-+>\s*", first)[0] if called else ""
-        docstring = (after.strip() or docstring) if called else docstring
-    found[name] = Definition(
-        name, docstring, signature if len(signature) <= MAX_SIGNATURE else f"{last}(…)", module
-    )
+    except (ValueError, TypeError):  # it has no text signature; its docstring may begin with one
+        signature = ""
+    signature = signature if len(signature) <= MAX_SIGNATURE else f"{last}(…)"
+    found[name] = Definition(name, docstring, signature, module)

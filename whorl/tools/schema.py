@@ -68,8 +68,8 @@ def parameters_of(function: Callable[..., Any]) -> Schema:
                 f"{place} has a type JSON cannot carry; use str, int, float, bool, list, dict"
             ) from error
     schema = _without_titles(create_model(name, **fields).model_json_schema())
-    kept = {key: schema[key] for key in ("type", "properties", "required", "$defs") if key in schema}
-    return {"properties": {}, **kept, "additionalProperties": False}
+    kept = {key: schema[key] for key in ("required", "$defs") if key in schema}
+    return {"type": "object", "properties": schema.get("properties", {}), **kept}
 
 
 def _without_titles(schema: Any) -> Any:
