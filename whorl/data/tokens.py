@@ -68,8 +68,9 @@ def write_tokens(
 ) -> TokenSet:
     """Encode `documents` into `directory/tokens`, their images into `directory/images`.
 
-    Each document ends with `end_token` (unless given, the tokenizer's end of text, see `TEXT_ENDS`, or first end token) and starts with
-    `start_token` where one is given; without one a model never learns a document's first token.
+    Each document ends with `end_token` (unless given, the tokenizer's end of a text, see `TEXT_ENDS`,
+    or its first end token) and starts with `start_token` where one is given; without one a model never
+    learns a document's first token.
     `document.split` ("" counts as "train") decides the shard. Documents without text are counted in
     the manifest and leave no tokens. `parents` are the hashes of what the documents come from.
     `workers` 0 is one a core. Raises `InputError` where `directory` holds tokens of another tokenizer
@@ -197,6 +198,7 @@ class _Writer:
             if not document.text:
                 self._empty += 1
                 continue
+            _check_text(document)
             split = document.split or "train"
             if not split.replace("-", "").replace("_", "").isalnum():
                 raise DataError(f"document {document.id}: split {split!r} is not a plain word")
@@ -318,9 +320,20 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": sha256_file(path)}
 
 
+def _check_text(document: Document) -> None:
+    """Found here, where the document has a name, and not in a batch of a thousand."""
+    try:
+        document.text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        place = f" ({document.source}:{document.line})" if document.source else ""
+        raise DataError(
+            f"document {document.id}{place} holds half a surrogate pair at character {error.start}; clean it"
+        ) from error
+
+
 def _hash_document(hasher: xxhash.xxh3_128, document: Document) -> None:
     for part in (document.id, document.text, *(image.digest for image in document.images)):
-        raw = part.encode("utf-8", "surrogatepass")
+        raw = part.encode("utf-8")
         hasher.update(len(raw).to_bytes(8, "little"))
         hasher.update(raw)
 
@@ -370,7 +383,7 @@ def _encode_all(
 
 def _without_images(chunk: list[Document]) -> list[Document]:
     """Only what is encoded crosses to a worker."""
-    return [Document(id=d.id, text=d.text, source=d.source, line=d.line) for d in chunk]
+    return [Document(id=d.id, text=d.text) for d in chunk]
 
 
 _tokenizer: Encoder | None = None  # of a worker process, set once when it starts
@@ -398,14 +411,5 @@ def _encode_here(chunk: list[Document]) -> list[Array]:
 
 
 def _encode(tokenizer: Encoder, chunk: list[Document]) -> list[Array]:
-    try:
-        encoded = tokenizer.encode_batch([document.text for document in chunk])
-    except DataError:
-        for document in chunk:  # find whose text it was
-            try:
-                tokenizer.encode_batch([document.text])
-            except DataError as error:
-                place = f"{document.source}:{document.line}" if document.source else "no source"
-                raise DataError(f"document {document.id} ({place}): {error}") from error
-        raise
+    encoded = tokenizer.encode_batch([document.text for document in chunk])
     return [np.asarray(ids, np.uint32) for ids in encoded]
