@@ -19,7 +19,20 @@ from whorl.data.tokens import TokenSet, open_tokens, write_tokens
 from whorl.text import Tokenizer, train_bpe
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = "the spindle turns and fibre becomes thread while Grüße λ 42 <|im_end|> weigh it\n".split(" ")
+WORDS = [
+    "the",
+    "spindle",
+    "turns",
+    "fibre",
+    "becomes",
+    "thread",
+    "Grüße",
+    "λ",
+    "42",
+    "<|im_end|>",
+    "weigh",
+    "it\n",
+]
 
 
 def make_documents(count: int = 300) -> list[Document]:
@@ -167,7 +180,7 @@ def test_other_documents_are_not_mixed_with_the_old(
         documents.pop(0)
     else:
         documents[0] = Document(id=documents[0].id, text="other words")
-    with pytest.raises(DataError, match="not those .* was begun with; remove"):
+    with pytest.raises(DataError, match=r"not those .* was begun with; remove"):
         write_tokens(documents, tokenizer, tmp_path, shard_tokens=500)
 
 
