@@ -42,7 +42,7 @@ def preprocess(image: ImagePart | bytes, config: ImageConfig) -> Patches:
     height, width = resized(decoded.height, decoded.width, config)
     if (decoded.height, decoded.width) != (height, width):
         decoded = decoded.resize((width, height), Image.Resampling.BICUBIC)
-    values = np.asarray(decoded, dtype=np.float32) / np.float32(255)
+    values: np.ndarray = np.asarray(decoded, dtype=np.float32) / np.float32(255)
     values = (values - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
     patch = config.patch_size
     grid = (height // patch, width // patch)
