@@ -14,15 +14,24 @@ MIB = 1 << 20
 class ReadConfig(Config):
     """How files become documents. Patterns match a file's path below the folder given, or its name."""
 
-    include: tuple[str, ...] = ()  # read only these, e.g. "*.md"; empty: every known kind
-    exclude: tuple[str, ...] = ()  # leave these files and folders out
-    text_fields: tuple[str, ...] = ("text",)  # a record's text: these fields, a blank line between
+    include: tuple[str, ...] = ()
+    """Read only files that match one of these, such as "*.md"; empty: every known kind."""
+    exclude: tuple[str, ...] = ()
+    """Leave out files and folders that match one of these."""
+    text_fields: tuple[str, ...] = ("text",)
+    """The fields of a record that hold its text; of several, one under the other, a blank line between."""
     title_field: str = "title"
+    """The field of a record that holds its title."""
     image_fields: tuple[str, ...] = ("image", "images")
-    max_file_bytes: Annotated[int, Field(ge=1)] = 16 * MIB  # a file that is one document
-    max_record_bytes: Annotated[int, Field(ge=1)] = 16 * MIB  # a line of JSON, a row of a table
+    """The fields of a record that hold images: bytes, data URIs, paths beside the file, or lists."""
+    max_file_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
+    """The largest file that is read as one document (text, markdown, source code)."""
+    max_record_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
+    """The largest record: a line of JSON, a row of a table."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 64_000_000
-    keep_reject_bytes: Annotated[int, Field(ge=0)] = MIB  # how much of a rejected original is kept
+    """The largest image, width times height."""
+    keep_reject_bytes: Annotated[int, Field(ge=0)] = MIB
+    """How much of a rejected original is kept with its reason."""
 
     @model_validator(mode="after")
     def _has_text(self) -> Self:
@@ -35,44 +44,54 @@ class MinHashConfig(Config):
     """MinHash near-duplicates (Broder 1997; FineWeb's 5-grams of words, 14 bands of 8 rows, 64 bits).
 
     Two documents of n-gram Jaccard similarity s become candidates with probability
-    1 - (1 - s^rows)^bands: at 14 x 8, 0.77 at s = 0.75 and 0.992 at s = 0.85.
+    1 - (1 - s^rows)^bands: at 14 x 8, 0.77 at s = 0.75 and 0.99 at s = 0.85.
     """
 
     ngram: Annotated[int, Field(ge=1)] = 5
+    """Words in a row that make one element of a document's set."""
     bands: Annotated[int, Field(ge=1)] = 14
+    """Bands; agreement in one makes two documents candidates."""
     rows: Annotated[int, Field(ge=1)] = 8
-    verify: Annotated[float, Field(gt=0, le=1)] | None = None  # least estimated Jaccard; None: a band is enough
+    """Hashes in a band."""
+    verify: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Candidates must also have this estimated Jaccard similarity; none: a band in common is enough."""
     seed: int = 1
+    """Chooses the hashes."""
 
 
 class SplitConfig(Config):
-    """Which documents are held out. A cluster of similar documents goes to one side as a whole.
+    """Which documents are held out. A cluster of similar documents goes to one side as a whole."""
 
-    `threshold` is the Jaccard similarity of word n-grams from which two documents must not be
-    parted; it is meant to be looser than the one duplicates are removed at.
-    """
-
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.02  # share of clusters; 0: hold nothing out
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """The share of clusters held out; 0: no split."""
     threshold: Annotated[float, Field(ge=0.3, le=1)] = 0.5
+    """Documents of this word n-gram Jaccard similarity and over are never parted: looser than what
+    counts as a duplicate."""
     ngram: Annotated[int, Field(ge=1)] = 5
+    """As for near-duplicates."""
     seed: int = 0
+    """Chooses the clusters."""
 
 
 class DataConfig(Config):
-    """`whorl data run`: paths in, a dataset directory out.
-
-    `signals` and `filters` are names in `whorl.data.signals.SIGNALS` and `whorl.data.filters.FILTERS`,
-    or `module:name` or `file.py:name`. `exact` and `near` switch the two deduplications.
-    """
+    """`whorl data run`: paths in, a dataset directory out."""
 
     paths: tuple[str, ...] = ()
+    """Files, folders and globs to read."""
     out: str = ""
+    """The dataset directory to write."""
     read: ReadConfig = ReadConfig()
     signals: tuple[str, ...] = ()
+    """Signals to keep beside the documents: names of `whorl.data.signals.SIGNALS`, "all", or module:name."""
     filters: tuple[str, ...] = ()
+    """Filters, in order: names of `whorl.data.filters.FILTERS`, module:name or file.py:name."""
     exact: bool = True
+    """Keep one of documents that say the same."""
     near: bool = True
+    """Keep one of documents that say nearly the same."""
     minhash: MinHashConfig = MinHashConfig()
     split: SplitConfig = SplitConfig()
-    workers: Annotated[int, Field(ge=0)] = 0  # processes; 0: one a core
-    piece_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB  # what one worker reads in one go
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes; 0: one a core. Their number changes nothing in the dataset."""
+    piece_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB
+    """What one process reads in one go, and loses at most when it is killed."""

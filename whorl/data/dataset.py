@@ -1,9 +1,9 @@
 """A dataset directory: what its files hold, and reading them back.
 
-    documents/part-000000.parquet   id, text, source, line, meta (JSON), images, title, kind, split
-    signals/part-000000.parquet     id, and a column a signal: a number, or a list of (start, end, score)
-    rejects/part-000000.jsonl       source, line, step, reason, detail, size and the original
-    manifest.json                  format, counts, reasons by step, hashes of every file and input
+documents/part-000000.parquet   id, text, source, line, meta (JSON), images, title, kind, split
+signals/part-000000.parquet     id, and a column a signal: a number, or a list of (start, end, score)
+rejects/part-000000.jsonl       source, line, step, reason, detail, size and the original
+manifest.json                  format, counts, reasons by step, hashes of every file and input
 """
 
 from __future__ import annotations
@@ -101,12 +101,16 @@ def open_manifest(directory: str | Path) -> dict[str, Any]:
     """The manifest of a dataset directory. Raises `InputError` where there is none or a newer one."""
     path = Path(directory) / "manifest.json"
     if not path.is_file():
-        raise InputError(f"{directory} is no finished dataset (no manifest.json); make one with `whorl data run`")
+        raise InputError(
+            f"{directory} is no finished dataset (no manifest.json); make one with `whorl data run`"
+        )
     manifest = read_json(path, what="dataset manifest")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
         raise DataError(f"{path} is no dataset manifest: it has no format number")
     if manifest["format"] > FORMAT:
-        raise InputError(f"{path} has format {manifest['format']}; this Whorl reads up to {FORMAT}: update it")
+        raise InputError(
+            f"{path} has format {manifest['format']}; this Whorl reads up to {FORMAT}: update it"
+        )
     return manifest
 
 
@@ -128,7 +132,9 @@ def read_dataset(
     "validation") where given. `verify` checks every file's hash first. Holds a few hundred at a time."""
     manifest = open_manifest(directory)
     if split is not None and split not in manifest["splits"]:
-        raise InputError(f"{directory} has no split {split!r}; it has {', '.join(manifest['splits']) or 'none'}")
+        raise InputError(
+            f"{directory} has no split {split!r}; it has {', '.join(manifest['splits']) or 'none'}"
+        )
     if verify:
         verify_dataset(directory)
     for name in manifest["files"]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from whorl.base.errors import FaultError, WhorlError
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.EMFILE}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
 def run_tasks(
@@ -59,7 +59,9 @@ def _fault(error: OSError) -> OSError | FaultError:
     if error.errno not in _DISK:
         return error
     where = f" {error.filename}" if error.filename else ""
-    return FaultError(f"cannot write{where}: {error.strerror}; make room or give another --out, and run again")
+    return FaultError(
+        f"cannot write{where}: {error.strerror}; make room or give another --out, and run again"
+    )
 
 
 class _Worker:
@@ -127,7 +129,9 @@ class _Pool:
             self.lost.add(number)
             if not any(each.proven for each in self.workers) and len(self.lost) >= len(self.workers):
                 code = worker.process.exitcode
-                raise FaultError(f"worker processes do not start (exit code {code}); see what they printed above")
+                raise FaultError(
+                    f"worker processes do not start (exit code {code}); see what they printed above"
+                )
         self.workers.remove(worker)
         fresh = _Worker(self.function)
         self.workers.append(fresh)
@@ -157,7 +161,7 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
             answer = ("error", error)
         except OSError as error:
             answer = ("error", _fault(error))
-        except Exception:  # a fault of ours: it must reach the person, with its place
+        except Exception:  # noqa: BLE001 — a fault of ours: it must reach the person, with its place
             answer = ("error", RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
         try:
             pipe.send(answer)

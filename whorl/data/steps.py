@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from whorl.base.config import resolve
+from whorl.base.config import nearest, resolve
 from whorl.base.errors import DataError, InputError, WhorlError
 from whorl.base.files import sha256_file
 from whorl.data.config import DataConfig, MinHashConfig, SplitConfig
@@ -78,7 +78,7 @@ _ORDER = (Annotate, Keep, ExactDedup, NearDedup, Split)
 
 def steps_of(config: DataConfig) -> list[Step]:
     """The steps a recipe asks for, in the order they run."""
-    steps: list[Step] = [Annotate(name, name) for name in config.signals]
+    steps: list[Step] = [Annotate(name, name) for name in _signal_names(config.signals)]
     steps += [Keep(name, name) for name in config.filters]
     if config.exact:
         steps.append(ExactDedup())
@@ -87,6 +87,14 @@ def steps_of(config: DataConfig) -> list[Step]:
     if config.split.validation:
         steps.append(Split(config.split))
     return steps
+
+
+def _signal_names(names: Sequence[str]) -> list[str]:
+    if "all" not in names:
+        return list(names)
+    from whorl.data.signals import SIGNALS
+
+    return [*SIGNALS, *(name for name in names if name != "all" and name not in SIGNALS)]
 
 
 def check_steps(steps: Iterable[Step]) -> None:
@@ -126,11 +134,10 @@ def function_of(step: Annotate | Keep) -> Callable[[Document], Any]:
     if not isinstance(given, str):
         return given
     name = given or step.name
-    if ":" in name:
-        found = resolve(name)
-    else:
-        found = _known(isinstance(step, Annotate), name)
-    return found  # type: ignore[no-any-return]
+    found: Callable[[Document], Any] = (
+        resolve(name) if ":" in name else _known(isinstance(step, Annotate), name)
+    )
+    return found
 
 
 def _known(signal: bool, name: str) -> Any:
@@ -144,7 +151,7 @@ def _known(signal: bool, name: str) -> Any:
 
         what, table = "filter", FILTERS
     if name not in table:
-        raise InputError(f"no {what} {name!r}; there are {', '.join(table)}, or give module:name")
+        raise InputError(f"no {what} {name!r}{nearest(name, table)} (or give module:name, file.py:name)")
     return table[name]
 
 
@@ -173,7 +180,9 @@ def _name_of(function: Any, step: str) -> str:
         return f"{function.__module__}:{function.__qualname__}"
     name = repr(function)
     if " at 0x" in name:  # an object's address is another one in the next run
-        raise InputError(f"step {step!r}: {type(function).__name__} needs a repr of its settings; use a dataclass")
+        raise InputError(
+            f"step {step!r}: {type(function).__name__} needs a repr of its settings; use a dataclass"
+        )
     return f"{type(function).__module__}:{name}"
 
 
@@ -191,9 +200,7 @@ class Steps:
     """The signals and filters, ready to be applied to one document after another."""
 
     def __init__(self, steps: Iterable[Step]) -> None:
-        self._functions = [
-            (step, function_of(step)) for step in steps if isinstance(step, Annotate | Keep)
-        ]
+        self._functions = [(step, function_of(step)) for step in steps if isinstance(step, Annotate | Keep)]
 
     def apply(self, document: Document) -> tuple[str, str] | None:
         """Annotate `document`; None to keep it, or (step, reason) of the filter that set it aside."""
@@ -202,10 +209,12 @@ class Steps:
                 said = function(document)
             except WhorlError:
                 raise
-            except Exception as error:  # anything can come from a person's own function: say where
+            except Exception as error:
                 place = f"{document.source}:{document.line}"
                 problem = f"{type(error).__name__}: {error}"
-                raise DataError(f"step {step.name!r} failed on document {document.id} ({place}): {problem}") from error
+                raise DataError(
+                    f"step {step.name!r} failed on document {document.id} ({place}): {problem}"
+                ) from error
             if isinstance(step, Annotate):
                 document.signals[step.name] = said
             elif said is not None:

@@ -109,7 +109,12 @@ class _UnitWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        names = ["keys.bin", "ids.bin", "images.bin", *(f"sketch-{k}.bin" for k in range(len(self._sketches)))]
+        names = [
+            "keys.bin",
+            "ids.bin",
+            "images.bin",
+            *(f"sketch-{k}.bin" for k in range(len(self._sketches))),
+        ]
         for name in [*names, "rejects.jsonl", "documents.parquet"]:
             self._files[name] = self._stack.enter_context(open(self._folder / name, "wb"))
         self._schema = document_schema().append(pa.field("signals", pa.string()))
@@ -134,8 +139,7 @@ class _UnitWriter:
                 item = set_aside(item, *verdict)
         if isinstance(item, Reject):
             self._reasons.setdefault(item.step, Counter())[item.reason] += 1
-            line = json.dumps(reject_record(item), ensure_ascii=False)
-            self._files["rejects.jsonl"].write(line.encode("utf-8", "backslashreplace") + b"\n")
+            self._files["rejects.jsonl"].write(_line(item))
             return
         self._note_kinds(item)
         self._batch.append(item)
@@ -151,20 +155,26 @@ class _UnitWriter:
             elif self._kinds.get(name) in (None, ""):
                 self._kinds[name] = kind
             elif self._kinds[name] != kind:
-                raise DataError(f"signal {name!r} gave {kind} for {document.id} and {self._kinds[name]} before")
+                raise DataError(
+                    f"signal {name!r} gave {kind} for {document.id} and {self._kinds[name]} before"
+                )
 
     def _flush(self) -> None:
         import pyarrow as pa
 
         if not self._batch:
             return
-        rows = [{**document_row(document), "signals": json.dumps(document.signals)} for document in self._batch]
+        rows = [
+            {**document_row(document), "signals": json.dumps(document.signals)} for document in self._batch
+        ]
         self._table.write_table(pa.Table.from_pylist(rows, schema=self._schema))
         self._files["keys.bin"].write(b"".join(map(content_key, self._batch)))
         self._files["ids.bin"].write(b"".join(bytes.fromhex(document.id) for document in self._batch))
         for place, document in enumerate(self._batch, start=self._documents):
             for image in document.images:
-                self._files["images.bin"].write(np.array([place, int(image.digest[:16], 16)], dtype="<u8").tobytes())
+                self._files["images.bin"].write(
+                    np.array([place, int(image.digest[:16], 16)], dtype="<u8").tobytes()
+                )
         for number, sketch in enumerate(self._sketches):
             self._files[f"sketch-{number}.bin"].write(sketch(self._batch).astype("<u8").tobytes())
         self._documents += len(self._batch)
@@ -196,11 +206,15 @@ class LastPass:
         if marker.exists():
             return dict(read_json(marker))
         part = f"part-{number:06d}"
-        decisions = np.memmap(self.work / "decisions.bin", dtype="<i8", mode="r") if count else np.zeros(0, "<i8")
+        decisions = (
+            np.memmap(self.work / "decisions.bin", dtype="<i8", mode="r") if count else np.zeros(0, "<i8")
+        )
         unit = _Decided(unit_folder(self.work, number), decisions[first : first + count], self)
         files: dict[str, Any] = {}
         if count and unit.kept:
-            files[f"documents/{part}.parquet"] = self._table(f"documents/{part}.parquet", document_schema(), unit.rows())
+            files[f"documents/{part}.parquet"] = self._table(
+                f"documents/{part}.parquet", document_schema(), unit.rows()
+            )
             if self.kinds:
                 name, schema = f"signals/{part}.parquet", signal_schema(self.kinds)
                 files[name] = self._table(name, schema, unit.signals(sorted(self.kinds)))
@@ -214,7 +228,10 @@ class LastPass:
         import pyarrow.parquet as pq
 
         rows = 0
-        with atomic_write(self.out / name, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as table:
+        with (
+            atomic_write(self.out / name, "wb") as file,
+            pq.ParquetWriter(file, schema, compression="zstd") as table,
+        ):
             for batch in batches:
                 table.write_table(pa.Table.from_pylist(batch, schema=schema))
                 rows += len(batch)
@@ -231,10 +248,14 @@ class LastPass:
                     file.write(line)
                     lines += 1
             for reject in unit.duplicates():
-                line = json.dumps(reject_record(reject), ensure_ascii=False).encode("utf-8", "backslashreplace")
-                file.write(line + b"\n")
+                file.write(_line(reject))
                 lines += 1
         return file_entry(self.out / name, lines)
+
+
+def _line(reject: Reject) -> bytes:
+    # Names of files may hold bytes that are no UTF-8; they must not end the run.
+    return json.dumps(reject_record(reject), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def file_entry(path: Path, rows: int) -> dict[str, Any]:
@@ -301,7 +322,9 @@ class _Decided:
                         document = document_of(row, signals_of(row.pop("signals")))
                         kept = ids[int(decision) // 2].tobytes().hex()
                         near = int(decision) % 2 == NEAR
-                        step, reason = (self.task.near, "near-duplicate") if near else (self.task.exact, "duplicate")
+                        step, reason = (
+                            (self.task.near, "near-duplicate") if near else (self.task.exact, "duplicate")
+                        )
                         yield set_aside(document, step, reason, f"of document {kept}")
 
 

@@ -27,10 +27,12 @@ def content_key(document: Document) -> bytes:
 def groups(keys: np.ndarray) -> Iterator[np.ndarray]:
     """Positions of equal values in `keys` [N], a group at a time, rising within a group; only
     groups of two or more."""
+    if not len(keys):
+        return
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))) if len(keys) else []
-    ends = np.append(starts[1:], len(keys)) if len(keys) else []
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    ends = np.append(starts[1:], len(keys))
     for start, end in zip(starts, ends, strict=True):
         if end - start > 1:
             yield order[start:end]

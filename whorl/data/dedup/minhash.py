@@ -33,7 +33,7 @@ class Sketch:
         a caption in common makes two pictures no duplicates."""
         from rensa import CMinHash
 
-        sets = [shingles(document.words, self.ngram) if not document.images else [] for document in documents]
+        sets = [shingles(() if document.images else document.words, self.ngram) for document in documents]
         rows = CMinHash.digests64_from_token_hash_sets(sets, self.hashes, self.seed)
         return np.array(rows, dtype=np.uint64).reshape(len(documents), self.hashes)
 

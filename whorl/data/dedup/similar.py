@@ -69,7 +69,9 @@ def _band_keys(sketches: np.ndarray, start: int, end: int) -> np.ndarray:
     return keys
 
 
-def _divide(sketches: np.ndarray, members: np.ndarray, band: int, bands: int, rows: int) -> Iterator[np.ndarray]:
+def _divide(
+    sketches: np.ndarray, members: np.ndarray, band: int, bands: int, rows: int
+) -> Iterator[np.ndarray]:
     if len(members) <= PAIRWISE_LIMIT or band + 1 == bands:
         yield members
         return

@@ -10,13 +10,13 @@ from typing import Any
 from whorl.base.errors import DataError
 from whorl.base.nouns import ImagePart
 from whorl.data.config import ReadConfig
-from whorl.data.readers.text import BadText
+from whorl.data.readers.text import BadTextError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 def read_images(record: dict[str, Any], folder: Path, config: ReadConfig) -> tuple[ImagePart, ...]:
-    """The images of a record's image fields, in order. Raises `BadText` for one that cannot be read.
+    """The images of a record's image fields, in order. Raises `BadTextError` for one that cannot be read.
 
     A value is encoded bytes, a data URI, a path below the data file's folder, `{"bytes": …}` or
     `{"path": …}` (the form of Hugging Face image columns), or a list of these.
@@ -36,23 +36,25 @@ def _image_bytes(value: Any, field: str, folder: Path, config: ReadConfig) -> by
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
-        raise BadText("image", f"field {field!r} holds neither bytes, a data URI nor a path")
+        raise BadTextError("image", f"field {field!r} holds neither bytes, a data URI nor a path")
     if value.startswith("data:"):
         try:
             return ImagePart.from_data_uri(value).data
         except DataError as error:
-            raise BadText("image", f"field {field!r}: {error}") from error
+            raise BadTextError("image", f"field {field!r}: {error}") from error
     if "://" in value:
-        raise BadText("image", f"field {field!r} is a web address; fetch the image and name the file")
+        raise BadTextError("image", f"field {field!r} is a web address; fetch the image and name the file")
     path = (folder / value).resolve()
     if not path.is_relative_to(folder.resolve()):  # a data set must not read the rest of the disk
-        raise BadText("image", f"field {field!r}: {value} lies outside the data file's folder")
+        raise BadTextError("image", f"field {field!r}: {value} lies outside the data file's folder")
     try:
         if path.stat().st_size > config.max_record_bytes:
-            raise BadText("image", f"{value} is over read.max_record_bytes ({config.max_record_bytes:,})")
+            raise BadTextError(
+                "image", f"{value} is over read.max_record_bytes ({config.max_record_bytes:,})"
+            )
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise BadText("image", f"field {field!r}: cannot read {value}: {error}") from error
+        raise BadTextError("image", f"field {field!r}: cannot read {value}: {error}") from error
 
 
 def _checked(data: bytes, field: str, config: ReadConfig) -> ImagePart:
@@ -64,11 +66,11 @@ def _checked(data: bytes, field: str, config: ReadConfig) -> ImagePart:
             width, height = image.size
             if width * height > config.max_image_pixels:
                 limit = f"read.max_image_pixels is {config.max_image_pixels:,}"
-                raise BadText("image", f"field {field!r}: {width} x {height} pixels; {limit}")
+                raise BadTextError("image", f"field {field!r}: {width} x {height} pixels; {limit}")
             image.load()
             media_type = Image.MIME[image.format or "PNG"]
-    except BadText:
+    except BadTextError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise BadText("image", f"field {field!r} cannot be decoded: {str(error)[:200]}") from error
+        raise BadTextError("image", f"field {field!r} cannot be decoded: {str(error)[:200]}") from error
     return ImagePart(data=data, media_type=media_type)

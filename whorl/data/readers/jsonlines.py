@@ -12,7 +12,7 @@ from whorl.data.document import Document, Reject
 from whorl.data.readers.records import RecordReader
 from whorl.data.readers.sources import Piece, SourceFile
 from whorl.data.readers.stream import Stream, lines
-from whorl.data.readers.text import BOM, BadText, decode
+from whorl.data.readers.text import BOM, BadTextError, decode
 
 _SPACE = " \t\r\n"
 _BLOCK = 1 << 18
@@ -37,7 +37,9 @@ def read_jsonl(piece: Piece, config: ReadConfig) -> Iterator[Document | Reject]:
             elif raw.strip():
                 yield _line_document(reader, raw, line.number)
         if stream.problem:
-            yield _damage(reader, stream.problem, last, b"" if empty or line.data.endswith(b"\n") else line.data)
+            yield _damage(
+                reader, stream.problem, last, b"" if empty or line.data.endswith(b"\n") else line.data
+            )
         elif empty and piece.start == 0:
             yield reader.reject("empty-file", 0, "no lines")
 
@@ -50,7 +52,7 @@ def _damage(reader: RecordReader, problem: str, last: int, cut: bytes) -> Reject
 def _line_document(reader: RecordReader, raw: bytes, number: int) -> Document | Reject:
     try:
         record = json.loads(decode(raw))
-    except BadText as bad:
+    except BadTextError as bad:
         return reader.reject(bad.reason, number, bad.detail, raw)
     except (ValueError, RecursionError) as error:
         return reader.reject("broken-json", number, str(error), raw)
@@ -69,7 +71,7 @@ def read_json(file: SourceFile, config: ReadConfig) -> Iterator[Document | Rejec
         try:
             for index, (line, value) in enumerate(values):
                 yield reader.read(value, index=index, line=line)
-        except BadText as bad:
+        except BadTextError as bad:
             kept = values.rest(config.keep_reject_bytes)
             detail = f"{bad.detail}; the rest of the file cannot be read"
             if stream.problem:
@@ -86,7 +88,7 @@ def read_json(file: SourceFile, config: ReadConfig) -> Iterator[Document | Rejec
 class _JsonValues:
     """Iterates over (line, value) of the values of an array, or of values in a row.
 
-    Raises `BadText` at the first that is broken or longer than `limit` characters.
+    Raises `BadTextError` at the first that is broken or longer than `limit` characters.
     """
 
     def __init__(self, file: IO[bytes], limit: int) -> None:
@@ -108,13 +110,13 @@ class _JsonValues:
             yield line, self._value()
             self.count += 1
         if array and mark != "]":
-            raise BadText("broken-json", "the array is not closed")
+            raise BadTextError("broken-json", "the array is not closed")
         if mark == "]":
             if not array:
-                raise BadText("broken-json", "a ] without its [")
+                raise BadTextError("broken-json", "a ] without its [")
             self._skip(1)
             if self._peek():
-                raise BadText("broken-json", "text after the array")
+                raise BadTextError("broken-json", "text after the array")
 
     def _value(self) -> Any:
         while True:
@@ -124,12 +126,14 @@ class _JsonValues:
                     self._skip(end - self._at)
                     return value
             except RecursionError as error:
-                raise BadText("broken-json", "nested too deeply") from error
+                raise BadTextError("broken-json", "nested too deeply") from error
             except ValueError as error:
                 if self._ended:
-                    raise BadText("broken-json", str(error)) from error
+                    raise BadTextError("broken-json", str(error)) from error
             if len(self._text) - self._at > self._limit:
-                raise BadText("broken-json", f"no whole record within read.max_record_bytes ({self._limit:,})")
+                raise BadTextError(
+                    "broken-json", f"no whole record within read.max_record_bytes ({self._limit:,})"
+                )
             self._more(max(_BLOCK, len(self._text) - self._at))  # doubling keeps retries linear
 
     def _peek(self) -> str:
@@ -152,7 +156,9 @@ class _JsonValues:
             text = self._decoder.decode(data, final=self._ended)
         except UnicodeDecodeError as error:
             self._ended = True
-            raise BadText("encoding", f"not UTF-8: {error.reason}; convert it (iconv -t UTF-8)") from error
+            raise BadTextError(
+                "encoding", f"not UTF-8: {error.reason}; convert it (iconv -t UTF-8)"
+            ) from error
         self._text, self._at = self._text[self._at :] + text, 0
 
     def rest(self, keep: int) -> bytes:

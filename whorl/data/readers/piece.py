@@ -13,7 +13,9 @@ from whorl.data.readers.tables import read_csv, read_parquet
 from whorl.data.readers.text import read_whole
 
 
-def read(paths: Iterable[str | Path] | str | Path, config: ReadConfig | None = None) -> Iterator[Document | Reject]:
+def read(
+    paths: Iterable[str | Path] | str | Path, config: ReadConfig | None = None
+) -> Iterator[Document | Reject]:
     """Every document under `paths` (files, folders, globs), in one order, streaming; and a `Reject`
     for everything there that is none. Raises `InputError` for a path that does not exist."""
     config = config or ReadConfig()

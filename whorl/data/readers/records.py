@@ -12,7 +12,7 @@ from whorl.data.config import ReadConfig
 from whorl.data.document import Document, Kind, Reject, document_id
 from whorl.data.readers.images import read_images
 from whorl.data.readers.sources import SourceFile
-from whorl.data.readers.text import BadText, check_encodable, clean
+from whorl.data.readers.text import BadTextError, check_encodable, clean
 
 TURN_FIELDS = ("conversations", "messages")  # ShareGPT's and OpenAI's names for a chat's turns
 
@@ -29,12 +29,16 @@ class RecordReader:
         the bytes it was read from, where there are any."""
         try:
             if not isinstance(record, dict):
-                raise BadText("not-a-record", f"a JSON {type(record).__name__}, not an object with fields")
+                raise BadTextError(
+                    "not-a-record", f"a JSON {type(record).__name__}, not an object with fields"
+                )
             return self._document(record, index, line)
-        except BadText as bad:
+        except BadTextError as bad:
             return self.reject(bad.reason, line, bad.detail, raw if raw is not None else as_bytes(record))
 
-    def reject(self, reason: str, line: int, detail: str, raw: bytes = b"", size: int | None = None) -> Reject:
+    def reject(
+        self, reason: str, line: int, detail: str, raw: bytes = b"", size: int | None = None
+    ) -> Reject:
         return Reject(
             source=self.file.path, reason=reason, line=line, detail=detail,
             data=raw[: self.config.keep_reject_bytes], size=len(raw) if size is None else size,
@@ -57,7 +61,7 @@ class RecordReader:
             text = "\n\n".join(self._field(record, name) for name in fields)
         text = clean(text)
         if not text.strip() and not images:
-            raise BadText("empty-text", f"{' and '.join(fields)}: only white space")
+            raise BadTextError("empty-text", f"{' and '.join(fields)}: only white space")
         left_out = {*self.config.image_fields, *(fields if len(fields) == 1 else ())}
         meta = {str(name): plain(value) for name, value in record.items() if name not in left_out}
         title = record.get(self.config.title_field)
@@ -71,8 +75,10 @@ class RecordReader:
         value = record.get(name)
         if not isinstance(value, str):
             if name in record:
-                raise BadText("missing-text", f"field {name!r} is {type(value).__name__}, not text")
-            raise BadText("missing-text", self.missing_text(list(map(str, record))) or f"no field {name!r}")
+                raise BadTextError("missing-text", f"field {name!r} is {type(value).__name__}, not text")
+            raise BadTextError(
+                "missing-text", self.missing_text(list(map(str, record))) or f"no field {name!r}"
+            )
         return value
 
 
@@ -83,7 +89,9 @@ def _turns_text(turns: list[Any], name: str) -> str:
         role = turn.get("role", turn.get("from")) if isinstance(turn, dict) else None
         words = turn.get("content", turn.get("value")) if isinstance(turn, dict) else None
         if not isinstance(role, str) or not isinstance(words, str):
-            raise BadText("conversation-form", f"{name}[{number}] has no plain role and text; train on it with sft")
+            raise BadTextError(
+                "conversation-form", f"{name}[{number}] has no plain role and text; train on it with sft"
+            )
         told.append(f"{role}: {words}")
     return "\n\n".join(told)
 

@@ -35,7 +35,9 @@ FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
 }
 PLAIN_NAMES: dict[str, Format] = {
-    **dict.fromkeys(("readme", "license", "copying", "authors", "changes", "changelog", "news", "todo"), "text"),
+    **dict.fromkeys(
+        ("readme", "license", "copying", "authors", "changes", "changelog", "news", "todo"), "text"
+    ),
     **dict.fromkeys(("makefile", "dockerfile", "rakefile", "gemfile"), "code"),
 }
 COMPRESSIONS = (".gz", ".zst")
@@ -144,7 +146,9 @@ def _walk(root: str, label: str, config: ReadConfig) -> Iterator[SourceFile | Re
 
 def _matches(label: str, patterns: tuple[str, ...]) -> bool:
     below = label.partition("/")[2]
-    return any(fnmatch.fnmatchcase(below, p) or fnmatch.fnmatchcase(os.path.basename(below), p) for p in patterns)
+    return any(
+        fnmatch.fnmatchcase(below, p) or fnmatch.fnmatchcase(os.path.basename(below), p) for p in patterns
+    )
 
 
 def _classify(path: str, label: str, *, named: bool) -> SourceFile | Reject:

@@ -71,7 +71,11 @@ class Decompressed(io.RawIOBase):
         return True
 
     def _new_engine(self) -> Any:
-        return zlib.decompressobj(wbits=31) if self._compression == ".gz" else zstandard.ZstdDecompressor().decompressobj()
+        return (
+            zlib.decompressobj(wbits=31)
+            if self._compression == ".gz"
+            else zstandard.ZstdDecompressor().decompressobj()
+        )
 
     def close(self) -> None:
         self._file.close()
@@ -82,7 +86,7 @@ class Stream:
     """A file opened for reading bytes from `start`; `problem` as in `Decompressed`."""
 
     def __init__(self, path: str, compression: str = "", start: int = 0) -> None:
-        file = open(path, "rb")  # noqa: SIM115 — closed by __exit__
+        file = open(path, "rb")
         self._raw: Decompressed | None = None
         if compression:
             self._raw = Decompressed(file, compression)

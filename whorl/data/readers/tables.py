@@ -10,7 +10,7 @@ from whorl.data.document import Document, Reject
 from whorl.data.readers.records import RecordReader, as_bytes
 from whorl.data.readers.sources import Piece, SourceFile
 from whorl.data.readers.stream import Stream, lines
-from whorl.data.readers.text import BOM, BadText, check_encodable
+from whorl.data.readers.text import BOM, BadTextError, check_encodable
 
 PARQUET_ROWS = 256  # rows held at a time
 
@@ -62,7 +62,7 @@ def _row_document(
     try:
         for field in row:
             check_encodable(field)
-    except BadText:
+    except BadTextError:
         return reader.reject("encoding", line, "not UTF-8; convert it (iconv -t UTF-8)", raw)
     return reader.read(dict(zip(header, row, strict=True)), index=index, line=line, raw=raw)
 
@@ -86,8 +86,12 @@ class _CsvLines:
         for line in self._lines:
             self.number = line.number
             if line.over:
-                limit = f"{line.size:,} bytes; read.max_record_bytes is {self._reader.config.max_record_bytes:,}"
-                self._rejects.append(self._reader.reject("over-limit", line.number, limit, line.data, line.size))
+                limit = (
+                    f"{line.size:,} bytes; read.max_record_bytes is {self._reader.config.max_record_bytes:,}"
+                )
+                self._rejects.append(
+                    self._reader.reject("over-limit", line.number, limit, line.data, line.size)
+                )
                 continue
             if self._stream.problem and not line.data.endswith(b"\n"):
                 detail = "the row was cut with the archive"

@@ -15,7 +15,7 @@ BOM = b"\xef\xbb\xbf"
 _HEADING = re.compile(r"^#\s+(.+?)\s*#*$", re.MULTILINE)
 
 
-class BadText(ValueError):
+class BadTextError(ValueError):
     """Text that is not taken: `reason` is the reject's, `line` counts from 1 within the text."""
 
     def __init__(self, reason: str, detail: str, line: int = 1) -> None:
@@ -24,35 +24,37 @@ class BadText(ValueError):
 
 
 def decode(data: bytes) -> str:
-    """UTF-8 bytes to text, a byte-order mark dropped. Raises `BadText`."""
+    """UTF-8 bytes to text, a byte-order mark dropped. Raises `BadTextError`."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise BadText("encoding", "it is UTF-16, not UTF-8; convert it (iconv -f UTF-16 -t UTF-8)")
+        raise BadTextError("encoding", "it is UTF-16, not UTF-8; convert it (iconv -f UTF-16 -t UTF-8)")
     try:
         return data.removeprefix(BOM).decode("utf-8")
     except UnicodeDecodeError as error:
         data = error.object
         line = data.count(b"\n", 0, error.start) + 1
         detail = f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8; convert it (iconv -t UTF-8)"
-        raise BadText("encoding", detail, line) from error
+        raise BadTextError("encoding", detail, line) from error
 
 
 def clean(text: str) -> str:
-    """Line ends as "\\n". Raises `BadText` for a NUL or half a surrogate pair."""
+    """Line ends as "\\n". Raises `BadTextError` for a NUL or half a surrogate pair."""
     if "\0" in text:
         place = text.index("\0")
-        raise BadText("nul", f"character {place} is a NUL; a binary file?", text.count("\n", 0, place) + 1)
+        raise BadTextError(
+            "nul", f"character {place} is a NUL; a binary file?", text.count("\n", 0, place) + 1
+        )
     if not text.isascii():
         check_encodable(text)
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def check_encodable(text: str) -> None:
-    """Raises `BadText` where `text` has half a surrogate pair, which no UTF-8 file can hold."""
+    """Raises `BadTextError` where `text` has half a surrogate pair, which no UTF-8 file can hold."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         line = text.count("\n", 0, error.start) + 1
-        raise BadText("encoding", f"character {error.start} is not valid Unicode", line) from error
+        raise BadTextError("encoding", f"character {error.start} is not valid Unicode", line) from error
 
 
 def read_whole(file: SourceFile, config: ReadConfig) -> Iterator[Document | Reject]:
@@ -77,7 +79,7 @@ def read_whole(file: SourceFile, config: ReadConfig) -> Iterator[Document | Reje
     else:
         try:
             text = clean(decode(data))
-        except BadText as bad:
+        except BadTextError as bad:
             yield reject(bad.reason, bad.detail, bad.line)
             return
         if text.strip():

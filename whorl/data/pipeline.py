@@ -25,21 +25,18 @@ from typing import Any
 import numpy as np
 
 from whorl.base.errors import DataError, FaultError, InputError
-from whorl.base.files import CHUNK, atomic_write, read_json, sha256_json, write_json
+from whorl.base.files import atomic_write, read_json, sha256_json, write_json
 from whorl.base.progress import progress, say
 from whorl.data.config import MIB, DataConfig, ReadConfig
 from whorl.data.dataset import FORMAT, open_manifest, reject_record
-from whorl.data.dedup.clusters import Clusters
-from whorl.data.dedup.exact import same_content
+from whorl.data.decide import Decider
 from whorl.data.dedup.minhash import Sketch
-from whorl.data.dedup.similar import join_similar
 from whorl.data.document import Reject
 from whorl.data.pool import run_tasks
 from whorl.data.readers.sources import Piece, SourceFile, discover
 from whorl.data.scan import Scanned, scan
-from whorl.data.split import held_out, join_for_split
 from whorl.data.steps import ExactDedup, NearDedup, Split, Step, check_steps, describe, steps_of
-from whorl.data.units import EXACT, NEAR, TRAIN, VALIDATION, FirstPass, LastPass, file_entry, read_unit, unit_folder
+from whorl.data.units import TRAIN, VALIDATION, FirstPass, LastPass, file_entry, read_unit, unit_folder
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,9 @@ class Report:
         """For people: what was read, set aside by step and reason, and kept."""
         lines = [f"{self.read:,} documents read"]
         for step, counts in self.reasons.items():
-            told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items(), key=_most_first))
+            told = ", ".join(
+                f"{reason} {count:,}" for reason, count in sorted(counts.items(), key=_most_first)
+            )
             lines.append(f"  {step}: {sum(counts.values()):,} set aside ({told})")
         sides = ", ".join(f"{name} {count:,}" for name, count in self.splits.items() if name)
         lines.append(f"{self.documents:,} documents kept" + (f" ({sides})" if sides else ""))
@@ -94,7 +93,7 @@ def run_config(config: DataConfig) -> Report:
     if not config.paths:
         raise InputError("no input; give files or folders, or paths = [...] in the recipe")
     if not config.out:
-        raise InputError("no place for the dataset; give --out DIR, or out = \"DIR\" in the recipe")
+        raise InputError('no place for the dataset; give --out DIR, or out = "DIR" in the recipe')
     source = Source(config.paths, config.read, config.piece_bytes)
     return run(source, steps_of(config), config.out, workers=config.workers)
 
@@ -121,7 +120,9 @@ def run(
     try:
         return job.finish()
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise InputError(f"cannot write the dataset to {sink}: {error.strerror} ({error.filename})") from error
+        raise InputError(
+            f"cannot write the dataset to {sink}: {error.strerror} ({error.filename})"
+        ) from error
     except OSError as error:
         raise FaultError(f"{sink}: {error.strerror or error}; make room, then run the same again") from error
 
@@ -141,7 +142,9 @@ class _Run:
         self.found = list(discover(self.source.paths, self.source.read))
         self.files = [entry for entry in self.found if isinstance(entry, SourceFile)]
         if not self.files:
-            raise InputError(f"nothing to read under {', '.join(self.source.paths)}; see the README for the formats")
+            raise InputError(
+                f"nothing to read under {', '.join(self.source.paths)}; see the README for the formats"
+            )
         self._plan()
         if (self.out / "manifest.json").exists():  # finished before, if only just
             shutil.rmtree(self.work, ignore_errors=True)
@@ -149,7 +152,7 @@ class _Run:
         summaries = self._first_pass()
         counts = [summary["documents"] for summary in summaries]
         kinds = _join_kinds(summaries)
-        decisions, duplicates = self._decide(counts)
+        decisions, duplicates = Decider(self.work, counts, self.sketches).decide(self.steps)
         files = self._last_pass(counts, kinds, decisions)
         self._write_manifest(summaries, decisions, duplicates, files)
         shutil.rmtree(self.work)
@@ -195,7 +198,8 @@ class _Run:
     def pedigree(self) -> dict[str, Any]:
         """All that decides the dataset's bytes: inputs and settings; not the workers."""
         inputs = [
-            {"path": s.file.path, "label": s.file.label, "sha256": s.sha256, "bytes": s.size} for s in self.scanned
+            {"path": s.file.path, "label": s.file.label, "sha256": s.sha256, "bytes": s.size}
+            for s in self.scanned
         ]
         return {
             "inputs": inputs,
@@ -273,83 +277,6 @@ class _Run:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         return {"rejects/files.jsonl": file_entry(path, len(records))}
 
-    # -- decisions over all documents --------------------------------------------------------------
-
-    def _decide(self, counts: list[int]) -> tuple[np.ndarray, dict[str, dict[str, int]]]:
-        """What becomes of every document: TRAIN, VALIDATION, or 2 · (number of the one kept) + kind."""
-        keys = self._joined("keys.bin", counts, 2)
-        self._joined("ids.bin", counts, 2)
-        decisions = np.full(len(keys), TRAIN, dtype=np.int64)
-        duplicates: dict[str, dict[str, int]] = {}
-        clusters = Clusters(len(keys))
-        for step in self.steps:
-            if isinstance(step, ExactDedup):
-                clusters = same_content(keys)
-                duplicates[step.name] = self._drop(decisions, clusters, EXACT, "duplicate")
-            elif isinstance(step, NearDedup):
-                join_similar(clusters, self._sketch(step.sketch, counts), bands=step.config.bands,
-                             rows=step.config.rows, verify=step.config.verify)  # fmt: skip
-                duplicates[step.name] = self._drop(decisions, clusters, NEAR, "near-duplicate")
-            elif isinstance(step, Split):
-                self._hold_out(step, decisions, keys, counts)
-        return decisions, duplicates
-
-    @staticmethod
-    def _drop(decisions: np.ndarray, clusters: Clusters, kind: int, reason: str) -> dict[str, int]:
-        roots = clusters.roots()
-        dropped = np.flatnonzero((roots != np.arange(len(roots))) & (decisions == TRAIN))
-        decisions[dropped] = 2 * roots[dropped] + kind
-        return {reason: len(dropped)} if len(dropped) else {}
-
-    def _hold_out(self, step: Split, decisions: np.ndarray, keys: np.ndarray, counts: list[int]) -> None:
-        kept = np.flatnonzero(decisions == TRAIN)
-        places = np.full(len(decisions), -1, dtype=np.int64)
-        places[kept] = np.arange(len(kept))
-        images = self._images(counts)
-        images[:, 0] = places[images[:, 0].astype(np.int64)].astype(np.uint64)
-        images = images[images[:, 0] < len(kept)]  # -1 wrapped: a duplicate's image
-        clusters = same_content(keys[kept])
-        sketches = self._sketch(step.sketch, counts)
-        if len(kept) < len(decisions):
-            sketches = self._chosen(sketches, kept)
-        join_for_split(clusters, sketches, images, step.config.threshold)
-        chosen = held_out(clusters.roots(), keys[kept], step.config)
-        decisions[kept[chosen]] = VALIDATION
-
-    def _sketch(self, sketch: Sketch, counts: list[int]) -> np.ndarray:
-        return self._joined(f"sketch-{self.sketches.index(sketch)}.bin", counts, sketch.hashes)
-
-    def _chosen(self, sketches: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """Rows `kept` of `sketches`, on disk as they are."""
-        path = self.work / "chosen.bin"
-        with open(path, "wb") as file:
-            for at in range(0, len(kept), 1 << 14):
-                file.write(np.ascontiguousarray(sketches[kept[at : at + (1 << 14)]]).tobytes())
-        return _rows_of(path, sketches.shape[1])
-
-    def _joined(self, name: str, counts: list[int], width: int) -> np.ndarray:
-        """uint64 [documents, width]: all units' `name`, one after another in a memory map."""
-        path = self.work / name
-        expected = sum(counts) * width * 8
-        if not path.exists() or path.stat().st_size != expected:
-            with atomic_write(path, "wb") as file:
-                for number in range(len(counts)):
-                    with open(unit_folder(self.work, number) / name, "rb") as part:
-                        shutil.copyfileobj(part, file, CHUNK)
-            if path.stat().st_size != expected:
-                raise DataError(f"{path} has {path.stat().st_size} bytes, not {expected}; delete {self.work}")
-        return _rows_of(path, width)
-
-    def _images(self, counts: list[int]) -> np.ndarray:
-        """uint64 [images, 2]: (number of the document among all, digest)."""
-        found, first = [np.zeros((0, 2), dtype=np.uint64)], 0
-        for number, count in enumerate(counts):
-            part = np.fromfile(unit_folder(self.work, number) / "images.bin", dtype="<u8").reshape(-1, 2)
-            part[:, 0] += np.uint64(first)
-            found.append(part)
-            first += count
-        return np.concatenate(found)
-
     # -- manifest ----------------------------------------------------------------------------------
 
     def _write_manifest(
@@ -382,12 +309,6 @@ class _Run:
             "fingerprint": self.fingerprint,
             **self.pedigree,
         })  # fmt: skip
-
-
-def _rows_of(path: Path, width: int) -> np.ndarray:
-    if not path.stat().st_size:
-        return np.zeros((0, width), dtype=np.uint64)
-    return np.memmap(path, dtype="<u8", mode="r").reshape(-1, width)
 
 
 def _join_kinds(summaries: list[dict[str, Any]]) -> dict[str, str]:
