@@ -29,7 +29,7 @@ MAX_CHARACTERS = 240  # of the same, for scripts that write no spaces
 MAX_NAME = 80  # characters of a name or title to be asked about
 RESULT_WORDS = 24  # of what a look-up returns after the first sentence
 ENOUGH_BYTES = 5_000_000  # of the user's text; below this Python's documentation is mixed in
-HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+HEADING = re.compile(r"#{1,6}[ \t]+(\S.*?)[ \t#]*$")
 CODE = re.compile(r"[\w.]+\(|>>>")
 
 OWN_QUESTIONS = (
@@ -127,8 +127,8 @@ def _unfit(entry: Entry) -> str | None:
         return "code for a sentence"
     if len(entry.sentence.split()) > MAX_WORDS or len(entry.sentence) > MAX_CHARACTERS:
         return f"first sentence over {MAX_WORDS} words or {MAX_CHARACTERS} characters"
-    if len(entry.name) > MAX_NAME:
-        return f"name over {MAX_NAME} characters"
+    if not 0 < len(entry.name) <= MAX_NAME:
+        return f"no name or one over {MAX_NAME} characters"
     return None
 
 
@@ -151,11 +151,24 @@ def document_entries(documents: Iterable[Document]) -> Iterator[Entry]:
 
 
 def _sections(text: str) -> Iterator[tuple[str, str, int]]:
-    """(heading, text below it up to the next heading, line from 0) of a markdown text."""
-    found = list(HEADING.finditer(text))
-    ends = [match.start() for match in found[1:]] + [len(text)]
-    for match, end in zip(found, ends, strict=True):
-        yield match.group(1).strip(), text[match.end() : end], text.count("\n", 0, match.start())
+    """(heading, prose below it up to the next heading, line from 0) of a markdown text.
+
+    Blocks of code are left out: they answer no question in words, and a # in them is a comment.
+    """
+    title, start, body, fenced = "", 0, "", False
+    for number, line in enumerate(text.splitlines(keepends=True)):
+        if line.lstrip().startswith(("```", "~~~")):
+            fenced = not fenced
+            continue
+        heading = HEADING.match(line)
+        if fenced or not heading:
+            body += "" if fenced else line
+            continue
+        if title:
+            yield title, body, start
+        title, start, body = heading[1], number, ""
+    if title:
+        yield title, body, start
 
 
 def _entry(title: str, body: str, where: str) -> Entry:
