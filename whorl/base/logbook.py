@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from whorl.base.config import Config, dump_config
-from whorl.base.errors import DataError, InputError
+from whorl.base.errors import DataError
 from whorl.base.events import check_event
 from whorl.base.files import JsonLines, atomic_write, read_jsonl
 from whorl.base.progress import say
@@ -79,7 +79,7 @@ class Logbook:
         record = {
             "step": int(step),
             "time": time.time(),
-            "values": {k: _number(v) for k, v in values.items()},
+            "values": {k: number(v) for k, v in values.items()},
         }
         if self._metrics is not None:
             self._metrics.append(record)
@@ -111,7 +111,8 @@ class Logbook:
         self.close()
 
 
-def _number(value: float) -> float | int | str:
+def number(value: float) -> float | int | str:
+    """A value as JSON can hold it: what is not finite becomes "nan", "inf" or "-inf"."""
     if isinstance(value, bool | int):
         return int(value)
     value = float(value)  # numpy's and torch's scalars too
@@ -161,12 +162,3 @@ def series(metrics: Iterable[Metric], name: str) -> tuple[list[int], list[float]
     """One metric's steps and values."""
     points = [(metric.step, metric.values[name]) for metric in metrics if name in metric.values]
     return [step for step, _ in points], [value for _, value in points]
-
-
-def find_runs(root: str | Path) -> Iterator[Path]:
-    """Run directories under `root` (itself too): whoever holds events.jsonl or metrics.jsonl."""
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root} is not a directory; give the folder your runs are in")
-    seen = {file.parent for name in (EVENTS, METRICS) for file in root.rglob(name)}
-    yield from sorted(seen)

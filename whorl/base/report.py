@@ -1,0 +1,194 @@
+"""A run as one page: figures, plots, timeline, samples, configuration, provenance.
+
+Everything is inside the file: no network, no library, light and dark as the reader's system has it.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from whorl.base.events import KINDS
+from whorl.base.files import atomic_write
+from whorl.base.logbook import CONFIG, Metric, series
+from whorl.base.plot import Chart, Series
+from whorl.base.progress import duration, figure
+from whorl.base.runs import Record, read_run
+
+TEMPLATE = Path(__file__).parent / "report.html.jinja"
+
+# Metrics that belong into one plot, in the order the plots stand; any other gets its own after them.
+PLOTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("loss", ("loss", "val_loss")),
+    ("learning rate", ("lr",)),
+    ("tokens a second", ("tokens_per_second",)),
+    ("gradient norm", ("grad_norm",)),
+)
+SMOOTH = ("loss", "grad_norm", "tokens_per_second")
+
+
+def write_report(run: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page of a run (default `RUN/report.html`) and give its path."""
+    run = Path(run)
+    path = Path(output) if output else run / "report.html"
+    page = render_report(read_run(run))
+    with atomic_write(path) as file:
+        file.write(page)
+    return path
+
+
+def render_report(record: Record) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    charts = charts_of(record)
+    recipe = Path(record.run.path) / CONFIG
+    return template.render(
+        name=Path(record.run.path).resolve().name,
+        run=record.run,
+        started=when(record.run.started),
+        lasted=duration(record.run.seconds),
+        tiles=tiles(record),
+        results=[result_row(event) for event in record.of_kind("result")],
+        charts=[(chart.title, chart.series, chart.svg()) for chart in charts],
+        points=json.dumps([chart.points() for chart in charts]).replace("<", "\\u003c"),
+        stages=stage_bars(record),
+        events=[(offset(record, event), event["kind"], event_line(event)) for event in record.events],
+        samples=record.of_kind("sample"),
+        config=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
+        provenance=provenance_rows(record),
+        versions=(record.of_kind("start") or [{}])[-1].get("versions", {}),
+    )
+
+
+def charts_of(record: Record) -> list[Chart]:
+    """The run's metrics as plots: known ones first, together where they belong together."""
+    names = list(dict.fromkeys(name for metric in record.metrics for name in metric.values))
+    marks = [event["step"] for event in record.of_kind("resume")]
+    planned = [(title, [name for name in group if name in names]) for title, group in PLOTS]
+    known = {name for _, group in PLOTS for name in group}
+    planned += [(name.replace("_", " "), [name]) for name in names if name not in known]
+    return [
+        Chart(title, [_series(record.metrics, name) for name in group], marks)
+        for title, group in planned
+        if group
+    ]
+
+
+def _series(metrics: list[Metric], name: str) -> Series:
+    steps, values = series(metrics, name)
+    return Series(name.replace("_", " "), steps, values, smooth=name in SMOOTH)
+
+
+def tiles(record: Record) -> list[tuple[str, str]]:
+    """The few figures at the top of the page."""
+    last = record.run.last
+    shown = [("steps", f"{record.run.steps:,}")]
+    for name in ("loss", "val_loss"):
+        if name in last:
+            shown.append((name.replace("_", " "), f"{last[name]:.4g}"))
+    speeds = series(record.metrics, "tokens_per_second")[1]
+    if speeds:
+        shown.append(("tokens a second", figure(sorted(speeds)[len(speeds) // 2])))
+    shown.append(("time", duration(record.run.seconds)))
+    return shown
+
+
+def result_row(event: dict[str, Any]) -> tuple[str, str, str, str]:
+    """(name, figure with its error, floor, "met" | "missed" | "")."""
+    unit = f" {event['unit']}" if event["unit"] else ""
+    error = f" ± {event['error']:.2g}" if event["error"] else ""
+    cases = f" (n = {event['cases']:,})" if event["cases"] else ""
+    floor = event["floor"]
+    if floor is None:
+        return event["name"], f"{event['value']:.4g}{unit}{error}{cases}", "", ""
+    met = event["value"] <= floor if event["lower_is_better"] else event["value"] >= floor
+    sign = "≤" if event["lower_is_better"] else "≥"
+    verdict = "met" if met else "missed"
+    return event["name"], f"{event['value']:.4g}{unit}{error}{cases}", f"{sign} {floor:g}{unit}", verdict
+
+
+def stage_bars(record: Record) -> list[tuple[str, float, float, str]]:
+    """Each ended stage as (name, start, width in percent of the run, words)."""
+    whole = max(record.run.seconds, 1e-9)
+    bars = []
+    for event in record.of_kind("stage"):
+        if event["state"] != "end":
+            continue
+        start = max(event["time"] - event["seconds"] - record.run.started, 0)
+        words = duration(event["seconds"])
+        if event["budget"]:
+            words += f" of {duration(event['budget'])}"
+        left = min(100 * start / whole, 99.6)
+        width = min(max(100 * event["seconds"] / whole, 0.4), 100 - left)
+        bars.append((event["name"], left, width, words))
+    return bars
+
+
+def provenance_rows(record: Record) -> list[tuple[str, str]]:
+    """Where the run came from, as its latest start recorded it, and what changed between starts."""
+    starts = record.of_kind("start")
+    if not starts:
+        return []
+    last = starts[-1]
+    commit = (
+        f"{last['commit'][:12]}{' with changes' if last['dirty'] else ''}"
+        if last["commit"]
+        else "not a repository"
+    )
+    machine = last["machine"]
+    memory = f"{machine['memory'] / 2**30:.0f} GiB"
+    rows = [
+        ("command", " ".join(last["command"])),
+        ("whorl", f"{last['whorl']}, commit {commit}, code {last['code'][:12]}"),
+        ("dependencies", last["dependencies"][:12]),
+        ("python", last["python"]),
+        (
+            "machine",
+            f"{machine['cpu']}, {machine['cores']} cores, {memory}, {machine['system']}",
+        ),
+    ]
+    rows += [(f"data {name}", value[:16]) for name, value in last["data"].items()]
+    for before, after in pairwise(starts):
+        changed = [key for key in ("code", "dependencies", "data", "python") if before[key] != after[key]]
+        if changed:
+            rows.append(("changed", f"{', '.join(changed)} at the start of {when(after['time'])}"))
+    return rows
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """An event's fields in one line, defaults left out, long ones cut."""
+    if event["kind"] == "start":
+        return " ".join(event["command"])
+    defaults = KINDS[event["kind"]].model_fields if event["kind"] in KINDS else {}
+    words = []
+    for key, value in event.items():
+        if key in ("kind", "time", "format") or (key in defaults and defaults[key].default == value):
+            continue
+        words.append(f"{key} {_short(value)}")
+    return "  ".join(words)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
+    text = " ".join(str(value).split())
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+def offset(record: Record, event: dict[str, Any]) -> str:
+    return "+" + duration(event["time"] - record.run.started)
+
+
+def when(seconds: float) -> str:
+    """A time as the reader's clock shows it."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S") if seconds else "–"

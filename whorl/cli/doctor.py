@@ -1,0 +1,33 @@
+"""`whorl doctor`: what this machine has, what works, and how to get what is missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON array on stdout.")
+def command(as_json: bool) -> None:
+    """CPU, GPU, driver, torch, compiler, memory, disk and libraries, each with its remedy.
+
+    Exits with 1 where something fails that Whorl cannot run without.
+    """
+    from whorl.cli.checks import run_checks
+
+    failed = False
+    if as_json:
+        checks = list(run_checks())
+        click.echo(json.dumps([asdict(check) for check in checks], indent=2))
+        failed = any(check.state == "failed" for check in checks)
+    else:
+        marks = {"ok": ("✓", "green"), "missing": ("–", "yellow"), "failed": ("✗", "red")}
+        for check in run_checks():
+            mark, colour = marks[check.state]
+            click.echo(f"{click.style(mark, fg=colour)} {check.name:<14}{check.found}")
+            if check.remedy:
+                click.echo(f"  {'':<14}{click.style('→ ' + check.remedy, fg=colour)}")
+            failed |= check.state == "failed"
+    raise SystemExit(1 if failed else 0)
