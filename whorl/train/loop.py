@@ -1,0 +1,153 @@
+"""The one training loop: pre-training, chat training and adapters differ in batches and weights alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from whorl.base.errors import InputError
+from whorl.base.logbook import Logbook
+from whorl.base.progress import progress, say
+from whorl.data.batch import Batch
+from whorl.data.batches import Batches, prefetch
+from whorl.models.decoder import Decoder
+from whorl.parallel.group import Group
+from whorl.train.batches import MicroBatch
+from whorl.train.checkpoint import Checkpoints, measured
+from whorl.train.config import TrainConfig
+from whorl.train.faults import LeaveSignals
+from whorl.train.objectives import Objective, losses
+from whorl.train.optim import clip_gradients, set_lr
+from whorl.train.schedule import lr_share
+from whorl.train.setup import Setup, prepare
+
+Sampler = Callable[[Decoder], Sequence[tuple[str, str]]]
+"""model → (prompt, reply) pairs, shown while training."""
+
+
+@dataclass
+class TrainState:
+    """Where a run stands: what is saved, and what `fit` returns."""
+
+    step: int = 0
+    tokens: int = 0  # target tokens learnt from
+    loss: float = float("nan")  # mean over the last step's target tokens, nats
+    validation_loss: float = float("nan")
+    left: str = ""  # the signal the run left on, "" when it ended
+    losses: list[float] = field(default_factory=list)  # of this process's steps
+
+
+def fit(
+    model: Decoder,
+    batches: Batches,
+    objective: Objective,
+    config: TrainConfig,
+    logbook: Logbook,
+    *,
+    validation: Sequence[Batch] = (),
+    sample: Sampler | None = None,
+) -> TrainState:
+    """Train `model` in place for `config.steps` steps, going on from the run's last checkpoint.
+
+    Every loss is divided by the step's target weight over all micro-batches and ranks, so that
+    accumulation and data parallelism equal the large batch. Leaves early, saved, on SIGINT, SIGTERM
+    or SIGUSR1 to any rank; the returned state's `left` then names the signal.
+    """
+    group = Group.current()
+    if batches.steps is not None and batches.steps < config.steps:
+        raise InputError(
+            f"steps is {config.steps}, but the data ends after {batches.steps}; lower it or add epochs"
+        )
+    setup = prepare(model, batches, objective, config, logbook, group, measured(logbook))
+    checkpoints = Checkpoints(logbook, config, batches.fingerprint, setup, group)
+    state = checkpoints.restore(TrainState())
+    with (
+        LeaveSignals(group) as leaving,
+        prefetch(batches, state.step, rank=group.rank, world=group.world) as steps,
+        progress(config.steps, "training", "steps", done=state.step) as bar,
+    ):
+        while state.step < config.steps:
+            micro_batches = next(steps)
+            started = time.perf_counter()
+            values = train_step(setup, micro_batches, objective, config, state, group)
+            values["tokens_per_second"] = values["tokens"] / (time.perf_counter() - started)
+            values["matmul_share"] = values["tokens_per_second"] * setup.flops_per_token / setup.matmul_rate
+            state.left = leaving.agreed()
+            last = state.step == config.steps
+            if last or state.step % config.log_every == 0:
+                logbook.metric(state.step, **values)
+            if validation and (last or _due(state.step, config.eval_every)) and not state.left:
+                state.validation_loss = evaluate(setup, validation, group)
+                logbook.metric(state.step, validation_loss=state.validation_loss)
+            if sample is not None and _due(state.step, config.sample_every):
+                _show_samples(model, sample, state.step, logbook)
+            if last or state.left or _due(state.step, config.checkpoint_every):
+                checkpoints.save(state)
+            bar.advance(1, loss=values["loss"], lr=values["lr"], **{"tok/s": values["tokens_per_second"]})
+            if state.left:
+                logbook.event("signal", signal=state.left, step=state.step)
+                say(f"{state.left}: saved at step {state.step}; run the same command to go on")
+                break
+    return state
+
+
+def train_step(
+    setup: Setup,
+    batches: Sequence[Batch],
+    objective: Objective,
+    config: TrainConfig,
+    state: TrainState,
+    group: Group,
+) -> dict[str, float]:
+    """One optimiser step over this rank's micro-batches; returns what is worth recording."""
+    weight = group.sum(sum(batch.weight for batch in batches))
+    total = 0.0
+    for number, batch in enumerate(batches, start=1):
+        with setup.gradient_sync(number == len(batches)):
+            loss = objective(setup.wrapped, MicroBatch.of(batch, setup.device))
+            (loss * (group.world / max(weight, 1e-9))).backward()  # the wrappers average over ranks
+        total += float(loss.detach())
+    share = lr_share(state.step, config.steps, config.schedule)
+    set_lr(setup.optimisers, share)
+    norm = clip_gradients(setup.model, config.optim.clip)
+    for optimiser in setup.optimisers:
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    state.step += 1
+    state.tokens += round(weight)
+    state.loss = group.sum(total) / max(weight, 1e-9)
+    state.losses.append(state.loss)
+    tokens = group.sum(float(sum(len(batch.tokens) for batch in batches)))
+    return {"loss": state.loss, "lr": config.optim.lr * share, "grad_norm": norm, "tokens": tokens}
+
+
+def evaluate(setup: Setup, batches: Sequence[Batch], group: Group) -> float:
+    """Mean loss in nats over the batches' target tokens, shared out among the ranks.
+
+    It runs with gradients enabled and throws them away: under `no_grad` every compiled block would
+    be compiled a second time.
+    """
+    total, weight = 0.0, 0.0
+    for number in range(group.rank, -(-len(batches) // group.world) * group.world, group.world):
+        batch = batches[number] if number < len(batches) else Batch.empty(len(batches[0].tokens))
+        micro = MicroBatch.of(batch, setup.device)
+        total += float((losses(setup.wrapped, micro) * micro.weights).sum())
+        weight += batch.weight
+    return group.sum(total) / max(group.sum(weight), 1e-9)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _show_samples(model: Decoder, sample: Sampler, step: int, logbook: Logbook) -> None:
+    model.eval()
+    with torch.no_grad():
+        pairs = list(sample(model))
+    model.train()
+    for prompt, reply in pairs:
+        logbook.event("sample", step=step, prompt=prompt, reply=reply)
+        say(f"  step {step}: {prompt} → {reply}")

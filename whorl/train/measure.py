@@ -1,0 +1,57 @@
+"""What this machine does fastest, measured once at the start of a run and kept with it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from whorl.models.config import ModelConfig
+from whorl.train.config import TrainConfig
+
+REPEATS = 7
+
+
+def matmul_rate(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of the model's own widest matmul, [tokens, d_model] × [d_model, d_ff]: the limit that
+    tokens/s are held against. Median of several."""
+    x = torch.randn(tokens, config.d_model, device=device).to(dtype)
+    weight = torch.randn(config.d_ff, config.d_model, device=device).to(dtype)
+    seconds = _median_seconds(lambda: torch.nn.functional.linear(x, weight), device)
+    return 2 * tokens * config.d_model * config.d_ff / seconds
+
+
+def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(REPEATS + 2):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def choose_dtype(
+    model: ModelConfig, tokens: int, config: TrainConfig, device: torch.device
+) -> tuple[torch.dtype, dict[str, float]]:
+    """The compute dtype, and the measured FLOP/s of each candidate."""
+    if config.dtype != "auto":
+        dtype = getattr(torch, config.dtype)
+        return dtype, {config.dtype: matmul_rate(model, tokens, dtype, device)}
+    rates = {
+        name: matmul_rate(model, tokens, getattr(torch, name), device) for name in ("float32", "bfloat16")
+    }
+    return getattr(torch, max(rates, key=lambda name: rates[name])), rates
+
+
+def flops_per_token(config: ModelConfig, length: float) -> float:
+    """Matmul FLOPs of a training step per token (forward, and backward at twice that), with
+    attention over documents of mean `length`, causal: Kaplan et al. (arXiv 2001.08361), 2.1."""
+    attention = config.d_model * config.head_dim * (2 * config.n_heads + 2 * config.n_kv_heads)
+    mlp = (3 if config.mlp == "gated" else 2) * config.d_model * config.d_ff
+    head = config.vocab_size * (config.d_embed or config.d_model)
+    scores = 2 * config.n_heads * config.head_dim * length / 2
+    return 6 * (config.n_layers * (attention + mlp + scores) + head)
