@@ -194,7 +194,7 @@ def timed(work: Callable[[list[Text]], Any], documents: list[Text]) -> tuple[flo
 def compare(
     documents: list[Text], names: tuple[str, ...], ours: Verdicts, theirs: Verdicts
 ) -> dict[str, Any]:
-    """Shares of equal verdicts (keep or drop; and with the same reason), and what stands behind the others."""
+    """Shares of equal verdicts (keep or drop; and with the same reason), and what is behind the others."""
     pairs = [
         (name, one, other, document)
         for document, mine, yours in zip(documents, ours, theirs, strict=True)

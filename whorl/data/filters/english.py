@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from whorl.data.filters.english_rules import (
     EMOTICON,
     INFIX,
+    MAYBE_EMOTICON,
     MAYBE_INFIX,
     TERMINATORS,
     URL,
@@ -34,7 +35,8 @@ from whorl.data.filters.english_rules import (
 
 MAX_CHUNKS = 1 << 18  # what one process remembers (about 60 MB); then it begins again
 MAX_REMEMBERED = 48  # characters; longer chunks hardly come twice
-LONGEST_SPECIAL = 16
+LONGEST_SPECIAL = 16  # characters
+_COMMON_ENDS = ",.;:!?)"
 
 ALPHA, SYMBOL, TERMINATOR, PUNCTUATION = 1, 2, 4, 8  # what a token is, as bits
 
@@ -47,6 +49,14 @@ _SYMBOLS = TERMINATORS.union(
 )
 
 
+def _is_word_and_mark(chunk: str) -> bool:
+    """ "word," is the common case of all that is not a word alone."""
+    body, last = chunk[:-1], chunk[-1]
+    if last not in _COMMON_ENDS or not body.isalpha() or (last == "." and not "a" <= body[-1] <= "z"):
+        return False
+    return not is_special(chunk) and not is_special(body)
+
+
 def split_chunk(chunk: str) -> list[str]:
     """The tokens of one chunk (no white space in it); joined, they are the chunk.
 
@@ -54,6 +64,8 @@ def split_chunk(chunk: str) -> list[str]:
     """
     if chunk.isalpha() and not is_special(chunk):
         return [chunk]
+    if _is_word_and_mark(chunk):
+        return [chunk[:-1], chunk[-1]]
     head: list[str] = []
     tail: list[str] = []
     start, end = 0, len(chunk)
@@ -72,7 +84,7 @@ def split_chunk(chunk: str) -> list[str]:
             break
     tail.reverse()
     tokens = [*head, *_split_middle(chunk[start:end]), *tail]
-    return tokens if len(tokens) < 2 else _join_emoticons(tokens)
+    return _join_emoticons(tokens) if MAYBE_EMOTICON.search(chunk) else tokens
 
 
 def _join_emoticons(tokens: list[str]) -> list[str]:
@@ -124,25 +136,36 @@ class Lexicon(dict[str, tuple[int, ...]]):
     def __init__(self) -> None:
         super().__init__()
         self.numbers: dict[str, int] = {}
-        self.lengths = np.zeros(1024, np.int64)  # characters, by token number
-        self.kinds = np.zeros(1024, np.uint8)
+        self._lengths = np.zeros(1024, np.int64)
+        self._kinds = np.zeros(1024, np.uint8)
+        self._new: list[str] = []  # tokens whose length and kind are not yet in the tables
 
     def __missing__(self, chunk: str) -> tuple[int, ...]:
-        found = tuple(map(self._number, split_chunk(chunk)))
+        numbers = self.numbers
+        found = []
+        for token in split_chunk(chunk):
+            number = numbers.get(token)
+            if number is None:
+                number = numbers[token] = len(numbers)
+                self._new.append(token)
+            found.append(number)
+        result = tuple(found)
         if len(chunk) <= MAX_REMEMBERED:
-            self[chunk] = found
-        return found
+            self[chunk] = result
+        return result
 
-    def _number(self, token: str) -> int:
-        number = self.numbers.get(token)
-        if number is None:
-            number = self.numbers[token] = len(self.numbers)
-            if number == len(self.lengths):
-                self.lengths = np.concatenate([self.lengths, np.zeros_like(self.lengths)])
-                self.kinds = np.concatenate([self.kinds, np.zeros_like(self.kinds)])
-            self.lengths[number] = len(token)
-            self.kinds[number] = _kind(token)
-        return number
+    def tables(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Characters, and what it is (ALPHA | SYMBOL | …), of each token by number."""
+        if self._new:
+            last = len(self.numbers)
+            first = last - len(self._new)
+            while last > len(self._lengths):
+                self._lengths = np.concatenate([self._lengths, np.zeros_like(self._lengths)])
+                self._kinds = np.concatenate([self._kinds, np.zeros_like(self._kinds)])
+            self._lengths[first:last] = list(map(len, self._new))
+            self._kinds[first:last] = list(map(_kind, self._new))
+            self._new = []
+        return self._lengths, self._kinds
 
 
 @dataclass(frozen=True)
@@ -150,20 +173,14 @@ class Tokens:
     """A text's English tokens, in order, as numbers of its lexicon: `ids` int64 [N]."""
 
     ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    """Characters of each token, [N]."""
+    kinds: NDArray[np.uint8]
+    """ALPHA | SYMBOL | TERMINATOR | PUNCTUATION of each token, [N]."""
     lexicon: Lexicon = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """Characters of each token, [N]."""
-        return self.lexicon.lengths[self.ids]
-
-    @cached_property
-    def kinds(self) -> NDArray[np.uint8]:
-        """ALPHA | SYMBOL | TERMINATOR | PUNCTUATION of each token, [N]."""
-        return self.lexicon.kinds[self.ids]
 
     @cached_property
     def distinct(self) -> frozenset[int]:
@@ -193,7 +210,9 @@ def tokenize(text: str) -> Tokens:
             _lexicon = Lexicon()  # a new one: tokens made before keep theirs
         lexicon = _lexicon
         numbers = chain.from_iterable(map(lexicon.__getitem__, text.split()))
-        return Tokens(np.fromiter(numbers, np.int64), lexicon)
+        ids = np.fromiter(numbers, np.int64)
+        lengths, kinds = lexicon.tables()
+        return Tokens(ids, lengths[ids], kinds[ids], lexicon)
 
 
 def forget() -> None:

@@ -89,6 +89,7 @@ INFIX = re.compile(
     rf"|(?<={_LETTER}),(?={_LETTER})|(?<=[^\W_])(?:{_HYPHENS})(?={_LETTER})"
     rf"|(?<=[^\W_])[:<>=/](?={_LETTER})"
 )
+MAYBE_EMOTICON = re.compile(r"[:;=()\[\]'<]{2}|[:;=x][-D(P/3|>*}xXo0pD]")  # no joined one is without
 MAYBE_INFIX = re.compile(rf"[.…+\-*^,:<>=/–—~{_PICTURES}]")  # no infix is without one of these
 URL = re.compile(
     r"(?:[a-z][a-z0-9+\-.]*://|mailto:)?(?:[^\s@]+@)?"
@@ -127,9 +128,9 @@ EMOTICON = re.compile(
 _ABBREVIATIONS = _list(
     "Adm. Ak. Ala. Apr. Ariz. Ark. Aug. Bros. Calif. Co. Colo. Conn. Corp. D.C. Dec. Del. Dr. E.G. E.g. Feb."
     " Fla. Ga. Gen. Gov. I.E. I.e. Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar."
-    " Mass. Md. Messrs. Mich. Minn. Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev."
-    " Nov. Oct. Okla. Ore. Pa. Ph.D. Prof. Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. a.m. p.m."
-    " e.g. i.e. co. vs. v.s."
+    " Mass. Md. Messrs. Mich. Minn. Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr."
+    " Nev. Nov. Oct. Okla. Ore. Pa. Ph.D. Prof. Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis."
+    " a.m. p.m. e.g. i.e. co. vs. v.s."
 )
 _WHOLE = _list(
     "'Cause 'Cos 'Coz 'Cuz 'S 'bout 'cause 'cos 'coz 'cuz 'd 'em 'll 'nuff 're 's '' Ma'am ma'am O'clock"

@@ -8,6 +8,7 @@ the lexicon; rules on lines first ask a bound that one scan of the text answers 
 from __future__ import annotations
 
 import re
+from math import inf
 
 import numpy as np
 
@@ -19,11 +20,12 @@ from whorl.data.filters.config import (
     GopherRepetitionConfig,
 )
 from whorl.data.filters.english import ALPHA, SYMBOL
-from whorl.data.signals.ngrams import Ints, Repeated, repeated_ngrams
+from whorl.data.signals.ngrams import repeated_ngrams
 
 _PARAGRAPHS = re.compile(r"\n{2,}")
 _ELLIPSES = ("...", "…")
 _BULLETS = ("•", "-")
+_ZERO = np.zeros(1, np.int64)
 
 
 def gopher_quality(document: Document, config: GopherQualityConfig = GOPHER_QUALITY) -> str | None:
@@ -94,10 +96,10 @@ def gopher_repetition(document: Document, config: GopherRepetitionConfig = GOPHE
 
 def _repeated_words(document: Document, config: GopherRepetitionConfig) -> str | None:
     tokens = document.english_tokens
+    size = len(document.text)
     top, duplicate = dict(config.max_top_ngrams), dict(config.max_duplicate_ngrams)
     last_top = max(top, default=0)
-    size = len(document.text)
-    ends = np.concatenate([[0], tokens.lengths.cumsum()])
+    ends = np.concatenate([_ZERO, tokens.lengths.cumsum()])
     broken: str | None = None
     for found in repeated_ngrams(tokens.ids, min(len(tokens), max((*top, *duplicate), default=0))):
         n = found.n
@@ -106,17 +108,18 @@ def _repeated_words(document: Document, config: GopherRepetitionConfig) -> str |
             characters = (int(ends[position + n] - ends[position]) + n - 1) * count  # with the spaces
             if characters / size > top[n]:
                 return f"top_{n}_gram"
-        if n in duplicate and broken is None and _much_repeated(found, ends, duplicate[n] * size):
+        if n < last_top and n not in duplicate:
+            continue
+        # No duplicates of this length or of a longer one can have more characters than this.
+        bound = int((ends[found.positions + n] - ends[found.positions]).sum()) / size
+        most = duplicate.get(n, inf)
+        if not broken and bound > most and found.walk(ends) / size > most:
             broken = f"duplicated_{n}_n_grams"
-        if n >= last_top and (broken or not len(found.positions)):
-            break  # rules on top n-grams come first; where nothing is repeated, nothing longer is
+        if n >= last_top and (
+            broken or bound <= min((duplicate[m] for m in duplicate if m > n), default=inf)
+        ):
+            break  # the rules on top n-grams have had their turn: those come first
     return broken
-
-
-def _much_repeated(found: Repeated, ends: Ints, most: float) -> bool:
-    """Whether more than `most` characters stand in duplicates; the walk runs only where it can matter."""
-    bound = int((ends[found.positions + found.n] - ends[found.positions]).sum())
-    return bound > most and found.walk(ends) > most
 
 
 def duplicates(parts: list[str]) -> tuple[int, int]:

@@ -74,7 +74,7 @@ def repeated_ngrams(ids: Ints, longest: int) -> Iterator[Repeated]:
         elif n == 2:
             positions, keys = positions[:-1], (groups[:-1] << 32) | groups[1:]
         else:
-            neighbours = np.flatnonzero(positions[1:] - positions[:-1] == 1)
+            (neighbours,) = (positions[1:] - positions[:-1] == 1).nonzero()
             positions, keys = positions[neighbours], (groups[neighbours] << 32) | groups[neighbours + 1]
         positions, groups, counts = _keep_repeated(positions, keys)
         yield Repeated(n, positions, groups, counts)
@@ -92,5 +92,5 @@ def _keep_repeated(positions: Ints, keys: Ints) -> tuple[Ints, Ints, Ints]:
     groups = np.empty_like(keys)
     groups[order] = ranks
     counts = np.bincount(ranks)[groups]
-    kept = np.flatnonzero(counts > 1)
+    (kept,) = (counts > 1).nonzero()
     return positions[kept], groups[kept], counts[kept]
