@@ -14,6 +14,7 @@ import pytest
 
 from whorl.base.errors import DataError, FaultError, InputError
 from whorl.base.nouns import ImagePart
+from whorl.data.dataset import read_dataset
 from whorl.data.document import Document
 from whorl.data.tokens import TokenSet, open_tokens, write_tokens
 from whorl.text import Tokenizer, train_bpe
@@ -261,3 +262,59 @@ def test_half_a_surrogate_is_named_with_its_document(tokenizer: Tokenizer, tmp_p
     documents = [Document(id="a", text="fine"), Document(id="b", text="bad \ud800", source="x.txt", line=3)]
     with pytest.raises(DataError, match=r"document b \(x.txt:3\) holds half a surrogate pair at character 4"):
         write_tokens(documents, tokenizer, tmp_path)
+
+
+FULL = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+from test_tokens import Tokenizer, make_documents, write_tokens
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+    write_tokens(make_documents(), Tokenizer.load(sys.argv[1]), sys.argv[2], shard_tokens=2000)
+"""
+
+
+def test_a_full_disk_is_said_and_gone_on_from(
+    tokenizer: Tokenizer, written: TokenSet, tmp_path: Path
+) -> None:
+    script, out = tmp_path / "full.py", tmp_path / "out"
+    script.write_text(FULL.format(tests=str(Path(__file__).parent)), encoding="utf-8")
+    largest = max(path.stat().st_size for path in (written.directory / "tokens").glob("*.npy"))
+    room = max(largest - 1, (written.tokenizer_directory / "tokenizer.json").stat().st_size)
+    words = [sys.executable, str(script), str(written.tokenizer_directory), str(out), str(room)]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode and "FaultError" in done.stderr and "has no room" in done.stderr
+    write_tokens(make_documents(), tokenizer, out, shard_tokens=2000)
+    assert contents(out) == contents(written.directory)
+
+
+def test_the_verb_tokenises_a_dataset(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for n, document in enumerate(make_documents(40)):
+        (tmp_path / "in" / f"{n}.txt").write_text(document.text + f" number {n}", encoding="utf-8")
+    code = "from whorl.cli.main import main; main()"
+
+    def whorl(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    dataset = tmp_path / "set"
+    assert whorl("data", "run", str(tmp_path / "in"), "--out", str(dataset)).returncode == 0
+    missing = whorl("data", "tokenize", str(dataset))
+    assert missing.returncode == 2 and "give --tokenizer DIR" in missing.stderr
+    tokenizer.save(tmp_path / "tok")
+    done = whorl("data", "tokenize", str(dataset), "--tokenizer", str(tmp_path / "tok"), "--json")
+    assert done.returncode == 0, done.stderr
+    tokens = open_tokens(dataset)
+    splits = tokens.manifest["splits"]
+    assert json.loads(done.stdout)["splits"] == splits and splits["train"]["documents"] == len(
+        tokens.split("train")
+    )
+    assert set(tokens.manifest["parents"]) == {"dataset"}
+    ids = {document.id: document.text for document in read_dataset(dataset)}
+    for name in tokens.splits:
+        split = tokens.split(name)
+        for number in range(len(split)):
+            assert tokenizer.decode(split.document(number)[:-1].tolist()) == ids.pop(split.id(number))
+    assert not ids

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from whorl.cli.config_command import ConfigCommand
+from whorl.cli.tokenize import tokenize
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 @click.group()
 def command() -> None:
     """Raw files to documents and tokens."""
+
+
+command.add_command(tokenize)
 
 
 @command.command(cls=ConfigCommand, model="whorl.data.config:DataConfig")

@@ -8,9 +8,11 @@ have. The layout is in `whorl.data.tokenset`.
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -37,6 +39,7 @@ SHARD_TOKENS = 1 << 25  # 64 MB of uint16: what the writer holds for each split
 CHUNK_CHARACTERS = 1 << 20  # text a worker encodes in one go
 CHUNK_DOCUMENTS = 1024
 TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")  # as GPT-2, Llama 3, OPT and Gemma spell it
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Array = NDArray[Any]
 
 
@@ -75,7 +78,7 @@ def write_tokens(
     the manifest and leave no tokens. `parents` are the hashes of what the documents come from.
     `workers` 0 is one a core. Raises `InputError` where `directory` holds tokens of another tokenizer
     or other parents, `DataError` where the documents changed between two runs, `FaultError` where a
-    worker died.
+    worker died or the disk is full.
     """
     end = _end_token(tokenizer) if end_token is None else end_token
     key = {
@@ -90,13 +93,21 @@ def write_tokens(
     for name, number in (("end_token", end), ("start_token", start_token)):
         if number is not None and not 0 <= number < tokenizer.vocab_size:
             raise InputError(f"{name} {number} is not one of the tokenizer's {tokenizer.vocab_size} ids")
-    with _Writer(Path(directory), key) as writer:
-        tokenizer.save(writer.directory / "tokenizer")
-        chunks = _chunks(writer.new(documents))
-        for chunk, encoded in _encode_all(chunks, tokenizer, workers or os.cpu_count() or 1):
-            for document, ids in zip(chunk, encoded, strict=True):
-                writer.add(document, ids)
-        writer.finish()
+    try:
+        with _Writer(Path(directory), key) as writer:
+            tokenizer.save(writer.directory / "tokenizer")
+            chunks = _chunks(writer.new(documents))
+            for chunk, encoded in _encode_all(chunks, tokenizer, workers or os.cpu_count() or 1):
+                for document, ids in zip(chunk, encoded, strict=True):
+                    writer.add(document, ids)
+            writer.finish()
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise FaultError(
+            f"{directory} has no room for tokens ({error.strerror}); make some and run again, it goes on"
+            " where it stopped"
+        ) from error
     return open_tokens(directory, verify=False)
 
 
@@ -392,6 +403,7 @@ _tokenizer: Encoder | None = None  # of a worker process, set once when it start
 def _start_worker(tokenizer: Encoder) -> None:
     global _tokenizer
     _tokenizer = tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
