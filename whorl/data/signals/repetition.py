@@ -22,7 +22,7 @@ def frac_chars_top_ngram(document: Document, n: int) -> float:
     """Characters of the word n-gram that stands most often (of several, the first), all its occurrences
     counted, per character of all words; 0 where none stands twice."""
     found = _repeated(document, n)
-    if found is None:
+    if found is None or not len(found.positions):
         return 0.0
     position, count = found.top()
     characters = sum(map(len, document.words[position : position + n])) * count
