@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import json
 import re
 import sys
 import tomllib
@@ -119,7 +120,8 @@ def take_override(
     """Take one override off the front of `words`: its key and its value.
 
     `also` are option names that are not keys, for the nearest name. A boolean takes the next word
-    only where that is one (`--compile false`), so that `--compile recipe.toml` means what it says.
+    only where that is one (`--compile false`), so that `--compile recipe.toml` means what it says;
+    a list takes all words up to the next option, as a shell's `--data notes/*.md` gives them.
     """
     word = words.pop(0)
     if not word.startswith("--") or word == "--":
@@ -129,13 +131,30 @@ def take_override(
     if key not in fields:
         raise InputError(f"{COMMAND_LINE}: unknown option --{name}{nearest(key, [*also, *fields], '--')}")
     if equals:
-        return key, value
+        return key, _as_list(fields[key], [value])
+    if _is_list(fields[key].annotation):
+        end = next((place for place, other in enumerate(words) if other.startswith("--")), len(words))
+        taken, words[:] = words[:end], words[end:]
+        if taken:
+            return key, _as_list(fields[key], taken)
     boolean = bool in _arms(fields[key].annotation)
     if words and (words[0].lower() in BOOLEAN_WORDS if boolean else not words[0].startswith("--")):
         return key, words.pop(0)
     if boolean:
         return key, "true"
     raise InputError(f"{COMMAND_LINE}: --{name} needs a value: {type_name(fields[key])}")
+
+
+def _as_list(field: FieldInfo, words: list[str]) -> str:
+    """Words for a list of texts as JSON, because the library would cut a path at its comma."""
+    if words[0][:1] in ("[", "{") or words == ["none"] or not _is_list(field.annotation):
+        return words[0] if len(words) == 1 else ",".join(words)
+    items = {item for arm in _arms(field.annotation) for item in typing.get_args(arm)}
+    return json.dumps(words) if items & {str, Path} else ",".join(words)
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(typing.get_origin(arm) in (list, tuple, set, frozenset) for arm in _arms(annotation))
 
 
 def config_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

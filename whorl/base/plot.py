@@ -47,21 +47,15 @@ class Chart:
         def y(value: float) -> float:
             return TOP + (y1 - value) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-        parts = [
-            f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.title)}">'
-        ]
+        head = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.title)}"'
+        parts = [f'<svg class="chart" {head}>']
         for tick in ticks:
-            parts.append(
-                f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-            )
-            parts.append(
-                f'<text class="tick" x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{label(tick)}</text>'
-            )
+            at = y(tick)
+            parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+            parts.append(text(LEFT - 8, at + 4, "end", label(tick)))
         for tick in round_ticks(x0, x1, 6):
             if x0 <= tick <= x1:
-                parts.append(
-                    f'<text class="tick" x="{x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{label(tick)}</text>'
-                )
+                parts.append(text(x(tick), HEIGHT - 8, "middle", label(tick)))
         for step in self.marks:
             parts.append(
                 f'<line class="mark" x1="{x(step):.1f}" x2="{x(step):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}">'
@@ -105,6 +99,10 @@ class Chart:
         if high - low < 1e-9 * max(abs(high), 1e-9):
             low, high = low - max(abs(low), 1) * 0.05, high + max(abs(high), 1) * 0.05
         return min(steps), max(max(steps), min(steps) + 1), low, high
+
+
+def text(x: float, y: float, anchor: str, words: str) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
 
 
 def path(points: Sequence[tuple[float, float]], attributes: str) -> str:

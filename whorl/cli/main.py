@@ -89,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = interrupted()
     except KeyboardInterrupt:
         code = interrupted()
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a verb: its help is the remedy
+        print(error.format_message(), file=sys.stderr)
+        code = error.exit_code
     except click.UsageError as error:
         code = usage(error)
     except click.ClickException as error:
@@ -117,7 +120,7 @@ def complain(text: str, code: int) -> int:
 
 def usage(error: click.UsageError) -> int:
     where = error.ctx.command_path if error.ctx else "whorl"
-    return complain(f"{error.format_message().rstrip('.')}; see {where} --help", 2)
+    return complain(f"{error.format_message().rstrip('.?')}; see {where} --help", 2)
 
 
 def interrupted() -> int:
