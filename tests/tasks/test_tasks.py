@@ -93,6 +93,33 @@ def test_arithmetic_takes_any_spacing_and_wording() -> None:
     assert grade(ARITHMETIC, example, odd, saying("x")).score == 0
 
 
+@given(st.integers(0, 100), st.data())
+def test_lookups_and_digits_perturbed(index: int, data: st.DataObject) -> None:
+    example = next(islice(LOOKUPS.examples("train"), index, None))
+    call, answer = LOOKUPS.solution(example)
+    words = answer.text.split()
+    place = data.draw(st.integers(0, len(words) - 1))
+    changed = data.draw(
+        st.sampled_from([words[:place] + words[place + 1 :], words[:place] + ["x"] + words[place:]])
+    )
+    assert grade(LOOKUPS, example, call, saying(" ".join(changed))).parts == {"call": 1, "answer": 0}
+    digit = next(islice(DIGITS.examples("test"), index, None))
+    other = data.draw(st.integers(0, 99).filter(lambda value: value != int(digit.reference)))
+    assert grade(DIGITS, digit, saying(f"It is {other}.")).score == 0
+    assert grade(DIGITS, digit, saying(f"{digit.reference} or {other}")).score == 0
+
+
+def test_settings_that_cannot_be() -> None:
+    with pytest.raises(InputError, match=r"only \d+ of n_test 500 .* raise max_digits"):
+        list(Arithmetic(max_digits=1).examples("test"))
+    with pytest.raises(InputError, match="max_digits"):
+        Arithmetic(max_digits=0)
+    with pytest.raises(InputError, match="n_test 1797"):
+        next(Digits(n_test=1797).examples("test"))
+    with pytest.raises(InputError, match="scale 0"):
+        Digits(scale=0)
+
+
 def test_lookups_split_by_what_is_said() -> None:
     names = LOOKUPS.names
     assert set(names["train"]) | set(names["test"]) == set(SENTENCES)

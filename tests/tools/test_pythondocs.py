@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pydoc_data.topics
 import subprocess
 import sys
 
@@ -39,6 +40,16 @@ def test_builtins_and_their_methods() -> None:
     for name, value in (("len", len), ("str.split", str.split), ("builtins.sorted", sorted), ("len()", len)):
         entry = DOCS.find(name)
         assert entry is not None and entry.sentence == first_sentence(inspect.getdoc(value) or "")[0]
+
+
+def test_topics_are_found_after_names() -> None:
+    entry = DOCS.find("lambda")
+    assert entry is not None and entry.sentence.startswith("Lambda expressions")
+    assert entry.sentence.split()[0] in pydoc_data.topics.topics["lambda"]
+    numbers = DOCS.find("numbers")  # a module and a topic
+    assert numbers is not None and numbers.where == "numbers.py:1"
+    listed = [entry.name for entry in DOCS.entries()]
+    assert "lambda" in listed and len(listed) == len(set(listed))
 
 
 def test_a_signature_in_a_docstring_is_not_its_sentence() -> None:

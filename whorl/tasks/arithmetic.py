@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from whorl.base.errors import InputError
 from whorl.base.nouns import Message, Trace
 from whorl.tasks.numbers import numbers
 from whorl.tasks.replies import ask, calling, only_call, saying
 from whorl.tasks.task import Example, Grade, check_split, held_out, randomness
 
+PATIENCE = 20  # times the draws that n_test examples take when none occurs twice
 OPERATORS = ("+", "-", "*", "//", "%")
 WORDS = {
     "+": ("{a} plus {b}", "the sum of {a} and {b}"),
@@ -43,10 +45,21 @@ class Arithmetic:
     name: str = "arithmetic"
     tool: str = "calculator"
 
+    def __post_init__(self) -> None:
+        if self.max_digits < 1 or self.n_test < 1 or not 0 < self.share_test < 1:
+            raise InputError(
+                f"task {self.name}: max_digits and n_test are at least 1, share_test within (0, 1)"
+            )
+
     def examples(self, split: str) -> Iterator[Example]:
         check_split(self.name, split)
         seen: set[str] = set()
         for index in count():
+            if split == "test" and index > PATIENCE * self.n_test / self.share_test:
+                raise InputError(
+                    f"task {self.name}: only {len(seen)} of n_test {self.n_test} examples have operands of "
+                    f"{self.max_digits} digits; raise max_digits or lower n_test"
+                )
             rng = randomness(self.seed, f"{self.name} {split}", index)
             a, b = (int(rng.integers(10 ** (digits - 1), 10**digits)) for digits in self._digits(rng))
             if held_out(f"{min(a, b)} {max(a, b)}", self.share_test) != (split == "test"):
@@ -55,7 +68,8 @@ class Arithmetic:
             expression = f"{a} {operator} {b}"
             if split == "test" and expression in seen:
                 continue
-            seen.add(expression if split == "test" else "")
+            if split == "test":
+                seen.add(expression)
             yield self._example(f"{self.name}-{split}-{index}", a, operator, b, rng)
             if split == "test" and len(seen) == self.n_test:
                 return

@@ -50,6 +50,10 @@ class Digits:
     seed: int = 0
     name: str = "digits"
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.scale <= 64:
+            raise InputError(f"task {self.name}: scale {self.scale} must be between 1 and 64")
+
     @cached_property
     def _data(self) -> tuple[np.ndarray, np.ndarray]:
         """images uint8 [N, 8, 8] in 0…255 and labels [N]."""

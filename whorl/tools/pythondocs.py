@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import re
 import sysconfig
@@ -32,6 +33,8 @@ SKIPPED = frozenset({
     "test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "site-packages", "dist-packages",
     "__pycache__", "antigravity", "this", "__phello__", "pydoc_data",
 })  # fmt: skip
+TOPICS = "pydoc_data/topics.py"
+UNDERLINED = re.compile(r"^[^\n]+\n([*=\-~\"^])\1+\s*$")
 MAX_SIGNATURE = 80  # characters
 REEXPORTS = 2  # `from .decoder import JSONDecoder` is followed this many times
 
@@ -50,6 +53,28 @@ def module_files(root: Path) -> Iterator[tuple[str, Path]]:
         names = parts[:-1] if parts[-1] == "__init__" else parts
         if names:
             yield ".".join(names), path
+
+
+def topics(root: Path) -> dict[str, str]:
+    """pydoc's topics (what `help("LAMBDA")` prints) by name, sorted, read without running their file;
+    none where this Python came without them."""
+    path = root / TOPICS
+    if not path.is_file():
+        return {}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tables = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+    ]
+    return {name: text for table in tables for name, text in sorted(ast.literal_eval(table).items())}
+
+
+def _topic(name: str, text: str) -> Entry:
+    """A topic by its first paragraph of prose: not its underlined title, not indented grammar."""
+    prose = [
+        block for block in re.split(r"\n\s*\n", text) if not UNDERLINED.search(block) and block[:1].strip()
+    ]
+    sentence, rest = first_sentence(prose[0] if prose else "")
+    return Entry(name=name, sentence=sentence, rest=rest, where=TOPICS)
 
 
 @dataclass(frozen=True)
@@ -83,7 +108,8 @@ def _called(last: str, docstring: str) -> tuple[str, str]:
 
 @dataclass
 class PythonDocs:
-    """Documentation by qualified name: `textwrap.dedent`, `json.JSONEncoder.default`, `math.sqrt`, `len`.
+    """Documentation by qualified name (`textwrap.dedent`, `json.JSONEncoder.default`, `math.sqrt`,
+    `len`) and, after those, by pydoc's topics (`lambda`, `slicings`).
 
     `unread` counts the files that could not be parsed, by reason.
     """
@@ -101,20 +127,28 @@ class PythonDocs:
         if name in self._builtins:
             return self._builtins[name].entry()
         module = self._module_of(name)
-        definition = self._defined(module, name[len(module) + 1 :], REEXPORTS) if module else None
+        if module is None:
+            return self._topics.get(name)
+        definition = self._defined(module, name[len(module) + 1 :], REEXPORTS)
         return replace(definition.entry(), name=name) if definition else None
 
     def entries(self) -> Iterator[Entry]:
-        """Every entry with documentation, in a fixed order: C modules, then sources by name."""
+        """Every entry with documentation, in a fixed order: C modules, sources by name, topics."""
         for module in (*C_MODULES, *self._files):
             if any(part.startswith("_") for part in module.split(".")):
                 continue
             for definition in self.definitions(module).values():
                 yield definition.entry()
+        for name, entry in self._topics.items():
+            if name not in self._builtins and name not in self._files:
+                yield entry
 
     def definitions(self, module: str) -> dict[str, Definition]:
         """The documented names of one module; empty where it is unknown or cannot be read."""
         if module in C_MODULES:
+            if importlib.util.find_spec(module) is None:
+                self.unread["not built"] += 1  # a Python without zlib, say
+                return {}
             return _asked(module)
         tree = self._tree(module)
         if tree is None:
@@ -169,6 +203,10 @@ class PythonDocs:
     @cached_property
     def _builtins(self) -> dict[str, Definition]:
         return _asked("builtins")
+
+    @cached_property
+    def _topics(self) -> dict[str, Entry]:
+        return {name: _topic(name, text) for name, text in topics(self.root).items()}
 
     def _module_of(self, name: str) -> str | None:
         parts = name.split(".")
