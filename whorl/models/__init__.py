@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from whorl.models.config import ModelConfig, RopeConfig, VisionConfig
     from whorl.models.context import Context, Packed, PackedContext
     from whorl.models.decoder import Decoder, Projection
-    from whorl.models.generate import Generated, generate
-    from whorl.models.load import load, model_directory, read_config, save, save_state
+    from whorl.models.generate import Generated
+    from whorl.models.directory import load, model_directory, read_config, save, save_state
     from whorl.models.vision import Images
     from whorl.models.weights import weight_manifest, weight_version
 
@@ -16,12 +16,12 @@ PUBLIC = {
     "Context": "context", "Decoder": "decoder", "Generated": "generate", "Images": "vision",
     "ModelConfig": "config", "Packed": "context", "PackedContext": "context", "Projection": "decoder",
     "RopeConfig": "config", "VisionConfig": "config",
-    "generate": "generate", "load": "load", "model_directory": "load", "read_config": "load",
-    "save": "load", "save_state": "load", "weight_manifest": "weights", "weight_version": "weights",
+    "load": "directory", "model_directory": "directory", "read_config": "directory",
+    "save": "directory", "save_state": "directory", "weight_manifest": "weights", "weight_version": "weights",
 }  # fmt: skip
 __all__ = [
     "Context", "Decoder", "Generated", "Images", "ModelConfig", "Packed", "PackedContext", "Projection",
-    "RopeConfig", "VisionConfig", "generate", "load", "model_directory", "read_config", "save", "save_state",
+    "RopeConfig", "VisionConfig", "load", "model_directory", "read_config", "save", "save_state",
     "weight_manifest", "weight_version",
 ]  # fmt: skip
 
