@@ -83,7 +83,7 @@ shapes = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(shapes)
 def test_an_epoch_predicts_every_token_once_and_nothing_leaks(
     tmp_path_factory: pytest.TempPathFactory, shape: tuple[list[int], int, int, int, int]
@@ -127,7 +127,7 @@ def test_awkward_documents_are_cut_rather_than_padded(tmp_path: Path) -> None:
     assert batches.fill >= 0.98 and batches.per_epoch == 120
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(shapes, st.integers(1, 6), st.integers(0, 12))
 def test_ranks_share_out_the_step_and_seeking_is_walking(
     tmp_path_factory: pytest.TempPathFactory,

@@ -152,7 +152,8 @@ def _check(array: Array, name: str, dtype: type, shape: tuple[int | None, ...], 
     if not fits or array.dtype != dtype:
         wanted = ", ".join("n" if size is None else str(size) for size in shape)
         raise DataError(
-            f"{where}: {name} must be {np.dtype(dtype).name} [{wanted}], not {array.dtype} {list(array.shape)}"
+            f"{where}: {name} must be {np.dtype(dtype).name} [{wanted}],"
+            f" not {array.dtype} {list(array.shape)}"
         )
 
 
