@@ -53,7 +53,7 @@ def command(
     """
     from whorl.base.errors import InputError
     from whorl.base.nouns import SamplingParams
-    from whorl.models.load import load
+    from whorl.models.directory import load
     from whorl.text.tokenizer import Tokenizer
 
     if prompt == "-":

@@ -60,7 +60,7 @@ def load(
     model.family = text_type(values)
     model.eval()
     if adapter is not None:
-        from whorl.models.lora import load_adapter
+        from whorl.models.adapter import load_adapter
 
         load_adapter(model, adapter)
     return model

@@ -101,7 +101,7 @@ class Fields:
         for kind in kinds:
             if kind not in ("sliding_attention", "full_attention"):
                 raise InputError(
-                    f"{self.where}: layer_types holds {kind!r}; Whorl has full_attention and sliding_attention"
+                    f"{self.where}: layer_types holds {kind!r}; Whorl has full and sliding_attention"
                 )
         return tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention")
 
