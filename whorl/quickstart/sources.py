@@ -69,9 +69,7 @@ def _sources(root: Path) -> Iterator[tuple[str, str | Reject]]:
     """(path below `root`, text or reject) of each source file, sorted."""
     for path in sorted(root.rglob("*.py")):
         label = path.relative_to(root).as_posix()
-        if (
-            not LEFT_OUT.intersection(path.relative_to(root).parts) and label != TOPICS
-        ):  # topics are read as such
+        if not LEFT_OUT.intersection(path.relative_to(root).parts) and label != TOPICS:
             yield label, _read(path, label)
 
 

@@ -62,17 +62,15 @@ def topics(root: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    tables = [
-        node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
-    ]
-    return {name: text for table in tables for name, text in sorted(ast.literal_eval(table).items())}
+    values = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    tables = [ast.literal_eval(value) for value in values if isinstance(value, ast.Dict)]
+    return {name: table[name] for table in tables for name in sorted(table)}
 
 
 def _topic(name: str, text: str) -> Entry:
     """A topic by its first paragraph of prose: not its underlined title, not indented grammar."""
-    prose = [
-        block for block in re.split(r"\n\s*\n", text) if not UNDERLINED.search(block) and block[:1].strip()
-    ]
+    blocks = re.split(r"\n\s*\n", text)
+    prose = [block for block in blocks if block[:1].strip() and not UNDERLINED.search(block)]
     sentence, rest = first_sentence(prose[0] if prose else "")
     return Entry(name=name, sentence=sentence, rest=rest, where=TOPICS)
 
