@@ -38,21 +38,20 @@ def gopher_quality(document: Document, config: GopherQualityConfig = GOPHER_QUAL
         return "gopher_short_doc"
     if config.max_words is not None and words > config.max_words:
         return "gopher_long_doc"
-    if words == 0:
-        return "gopher_short_doc"  # no share of nothing can be taken, whatever the limits
-    mean = int(tokens.lengths[is_word].sum()) / words
+    mean = int(tokens.lengths[is_word].sum()) / max(1, words)
     if config.min_mean_word_length is not None and mean < config.min_mean_word_length:
         return "gopher_below_avg_threshold"
     if config.max_mean_word_length is not None and mean > config.max_mean_word_length:
         return "gopher_above_avg_threshold"
 
     text = document.text
+    count = max(1, len(tokens))  # in a text without words, shares of words are 0
     ellipses = sum(map(text.count, _ELLIPSES))
-    if _above(text.count("#") / len(tokens), config.max_symbols_per_word):
+    if _above(text.count("#") / count, config.max_symbols_per_word):
         return "gopher_too_many_hashes"
-    if _above(ellipses / len(tokens), config.max_symbols_per_word):
+    if _above(ellipses / count, config.max_symbols_per_word):
         return "gopher_too_many_ellipsis"
-    lines = text.splitlines()
+    lines = text.splitlines() or [""]
     # No more lines begin with a bullet than there are bullets: lines are looked at only where it matters.
     bullets = sum(map(text.count, _BULLETS)) / len(lines)
     if _above(bullets, config.max_bullet_lines):
@@ -64,7 +63,7 @@ def gopher_quality(document: Document, config: GopherQualityConfig = GOPHER_QUAL
         if _above(trailing, config.max_ellipsis_lines):
             return "gopher_too_many_end_ellipsis"
 
-    alphabetic = int(np.count_nonzero(kinds & ALPHA)) / len(tokens)
+    alphabetic = int(np.count_nonzero(kinds & ALPHA)) / count
     if config.min_alphabetic_words is not None and alphabetic < config.min_alphabetic_words:
         return "gopher_below_alpha_threshold"
     if config.min_stop_words is not None and tokens.count_present(config.stop_words) < config.min_stop_words:
