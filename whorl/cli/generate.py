@@ -128,7 +128,7 @@ def go_on(
 ) -> Trace:
     """The text continued, from the start token where the tokenizer has one, as in training."""
     from whorl.base.nouns import Message, Trace
-    from whorl.models.generate import Prompt, generate
+    from whorl.models.generation import Prompt, generate
 
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = [*start, *tokenizer.encode(prompt)]

@@ -4,24 +4,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whorl.models.config import ModelConfig, RopeConfig, VisionConfig
+    from whorl.models.chat import Assistant
+    from whorl.models.config import LoraConfig, ModelConfig, RopeConfig, VisionConfig
     from whorl.models.context import Context, Packed, PackedContext
     from whorl.models.decoder import Decoder, Projection
-    from whorl.models.generate import Generated
     from whorl.models.directory import load, model_directory, read_config, save, save_state
+    from whorl.models.generation import Generated, Prompt, generate
+    from whorl.models.lora import inject, load_adapter, merge, save_adapter
     from whorl.models.vision import Images
     from whorl.models.weights import weight_manifest, weight_version
 
 PUBLIC = {
-    "Context": "context", "Decoder": "decoder", "Generated": "generate", "Images": "vision",
-    "ModelConfig": "config", "Packed": "context", "PackedContext": "context", "Projection": "decoder",
-    "RopeConfig": "config", "VisionConfig": "config",
-    "load": "directory", "model_directory": "directory", "read_config": "directory",
-    "save": "directory", "save_state": "directory", "weight_manifest": "weights", "weight_version": "weights",
+    "Assistant": "chat", "Context": "context", "Decoder": "decoder", "Generated": "generation",
+    "Images": "vision", "LoraConfig": "config", "ModelConfig": "config", "Packed": "context",
+    "PackedContext": "context", "Projection": "decoder", "Prompt": "generation", "RopeConfig": "config",
+    "VisionConfig": "config", "generate": "generation", "inject": "lora", "load": "directory",
+    "load_adapter": "adapter", "merge": "lora", "model_directory": "directory", "read_config": "directory",
+    "save": "directory", "save_adapter": "adapter", "save_state": "directory",
+    "weight_manifest": "weights", "weight_version": "weights",
 }  # fmt: skip
 __all__ = [
-    "Context", "Decoder", "Generated", "Images", "ModelConfig", "Packed", "PackedContext", "Projection",
-    "RopeConfig", "VisionConfig", "load", "model_directory", "read_config", "save", "save_state",
+    "Assistant", "Context", "Decoder", "Generated", "Images", "LoraConfig", "ModelConfig", "Packed",
+    "PackedContext", "Projection", "Prompt", "RopeConfig", "VisionConfig", "generate", "inject", "load",
+    "load_adapter", "merge", "model_directory", "read_config", "save", "save_adapter", "save_state",
     "weight_manifest", "weight_version",
 ]  # fmt: skip
 

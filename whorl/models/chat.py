@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 from whorl.base.errors import InputError
 from whorl.base.nouns import Conversation, ImagePart, Message, SamplingParams, Trace
 from whorl.models.decoder import Decoder
-from whorl.models.generate import TOKEN_BUDGET, Generated, Prompt, generate
+from whorl.models.generation import TOKEN_BUDGET, Generated, Prompt, generate
 from whorl.text.images import ImageConfig, Patches, image_tokens, preprocess
 from whorl.text.render import ImageTokens
 from whorl.text.reply import parse_reply
@@ -36,12 +37,15 @@ class Assistant:
         self.weight_version, self.token_budget = weight_version, token_budget
         self.end_ids = template.end_ids(tokenizer)
 
-    def reply(self, conversations: list[Conversation]) -> list[Trace]:
+    def reply(
+        self, conversations: list[Conversation], *, watch: Callable[[int, int], None] | None = None
+    ) -> list[Trace]:
         """One reply to each conversation, all in one batch.
 
-        A reply is a function of (seed, conversation): of its id and text, not of its neighbours.
-        A tool call that is no valid JSON stays text. Raises InputError for a conversation that is
-        too long or has images the model cannot see, DataError where the template refuses it.
+        A conversation's random numbers come from the seed and its id (without one, its place in the
+        batch), so that its neighbours do not matter. `watch(index, token)` sees every token as it
+        comes. A tool call that is no valid JSON stays text. Raises InputError for a conversation
+        that is too long or has images the model cannot see, DataError where the template refuses it.
         """
         prompts, opened = [], []
         patches: dict[str, Patches] = {}  # an image that comes again is decoded once
@@ -66,6 +70,7 @@ class Assistant:
             self.params,
             end_ids=self.end_ids,
             stopped=self._stopped if self.params.stop else None,
+            watch=watch,
             token_budget=self.token_budget,
         )
         return [

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from whorl.base.config import Config
 
 
 class _Axes(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraConfig(Config):
+    """A low-rank adapter. `targets` are names of linear layers in the decoder's blocks; None: all."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)  # the adapter's share is scaled by alpha / rank
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # of the adapter's input
+    targets: tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...] | None = Field(
+        default=None, min_length=1
+    )
+    rslora: bool = False  # scale by alpha / √rank instead (arXiv 2312.03732)
 
 
 class RopeConfig(_Axes):

@@ -55,6 +55,7 @@ class Generated:
 class _Sequence:
     """A prompt and what has been generated after it."""
 
+    index: int
     number: int
     ids: list[int]
     prompt_length: int
@@ -70,6 +71,16 @@ class _Sequence:
         return self.ids[self.prompt_length :]
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """What holds for every sequence of the call."""
+
+    params: SamplingParams
+    ends: frozenset[int]
+    stopped: Callable[[list[int]], bool] | None
+    watch: Callable[[int, int], None] | None
+
+
 def generate(
     model: Decoder,
     prompts: Sequence[Prompt],
@@ -77,18 +88,22 @@ def generate(
     *,
     end_ids: Sequence[int],
     stopped: Callable[[list[int]], bool] | None = None,
+    watch: Callable[[int, int], None] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> list[Generated]:
     """Continue every prompt until an end id, `params.max_tokens` or the model's context.
 
     `stopped(reply_ids)` is asked after each token and ends the reply when true; `params.stop` needs
-    it, since strings are the tokenizer's business. Raises InputError for a prompt that is empty,
-    too long, or at odds with its images; DataError where the logits are not finite.
+    it, since strings are the tokenizer's business. `watch(prompt index, token)` sees every token as
+    it comes. A forward holds at most `token_budget` tokens, or one longer sequence.
+
+    Raises InputError for a prompt that is empty, too long, or at odds with its images; DataError
+    where the logits are not finite.
     """
     if params.stop and stopped is None:
         raise InputError("params.stop needs a tokenizer: use whorl.models.chat.Assistant, or pass `stopped`")
     sequences = [_start(model, prompt, index, params) for index, prompt in enumerate(prompts)]
-    ends = frozenset(end_ids)
+    rules = _Rules(params, frozenset(end_ids), stopped, watch)
     training = model.training
     model.eval()
     try:
@@ -96,7 +111,7 @@ def generate(
             running = sequences
             while running:
                 for batch in _batches(running, token_budget):
-                    _step(model, batch, params, ends, stopped)
+                    _step(model, batch, rules)
                 running = [sequence for sequence in running if sequence.room]
     finally:
         model.train(training)
@@ -119,7 +134,7 @@ def _start(model: Decoder, prompt: Prompt, index: int, params: SamplingParams) -
     pixels, grids, positions = _images(model, prompt, where)
     number = index if prompt.number is None else prompt.number
     room = min(params.max_tokens, limit - len(ids))
-    return _Sequence(number, ids, len(ids), room, pixels, grids, positions)
+    return _Sequence(index, number, ids, len(ids), room, pixels, grids, positions)
 
 
 def _images(
@@ -157,23 +172,19 @@ def _batches(sequences: list[_Sequence], token_budget: int) -> Iterator[list[_Se
         yield batch
 
 
-def _step(
-    model: Decoder,
-    batch: list[_Sequence],
-    params: SamplingParams,
-    ends: frozenset[int],
-    stopped: Callable[[list[int]], bool] | None,
-) -> None:
+def _step(model: Decoder, batch: list[_Sequence], rules: _Rules) -> None:
     """One more token for every sequence of the batch; `room` 0 marks those that are done."""
     logits = _last_logits(model, batch)
     streams = [(sequence.number, len(sequence.reply)) for sequence in batch]
-    chosen = choose(logits, params, streams)
+    chosen = choose(logits, rules.params, streams)
     logprobs = logits.gather(1, chosen[:, None])[:, 0] - torch.logsumexp(logits, -1)
     for sequence, token, logprob in zip(batch, chosen.tolist(), logprobs.tolist(), strict=True):
         sequence.ids.append(token)
         sequence.logprobs.append(logprob)
         sequence.room -= 1
-        if token in ends or (stopped is not None and stopped(sequence.reply)):
+        if rules.watch is not None:
+            rules.watch(sequence.index, token)
+        if token in rules.ends or (rules.stopped is not None and rules.stopped(sequence.reply)):
             sequence.finish, sequence.room = "stop", 0
 
 
