@@ -54,7 +54,9 @@ class Case:
 CASES: dict[str, Case] = {
     "llama2": Case("LlamaConfig", "LlamaForCausalLM", {**SIZES, "num_key_value_heads": 4}),
     "llama3": Case(
-        "LlamaConfig", "LlamaForCausalLM", {**SIZES, "rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True}
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        {**SIZES, "rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True},
     ),
     "llama_linear_biased": Case(
         "LlamaConfig",
@@ -70,7 +72,10 @@ CASES: dict[str, Case] = {
     "qwen2_windows": Case(
         "Qwen2Config",
         "Qwen2ForCausalLM",
-        {**SIZES, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2, "tie_word_embeddings": True},
+        {
+            **SIZES, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2,
+            "tie_word_embeddings": True,
+        },
     ),
     "qwen3": Case("Qwen3Config", "Qwen3ForCausalLM", {**SIZES, "head_dim": 16}),
     "qwen3_mixed": Case(
@@ -81,7 +86,11 @@ CASES: dict[str, Case] = {
             "layer_types": KINDS, "tie_word_embeddings": True,
         },
     ),
-    "gemma2": Case("Gemma2Config", "Gemma2ForCausalLM", {**GEMMA, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0}),
+    "gemma2": Case(
+        "Gemma2Config",
+        "Gemma2ForCausalLM",
+        {**GEMMA, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0},
+    ),
     "gemma3": Case(
         "Gemma3TextConfig",
         "Gemma3ForCausalLM",
@@ -105,7 +114,9 @@ CASES: dict[str, Case] = {
         {**GPT2, "n_inner": 40, "scale_attn_weights": False, "tie_word_embeddings": False},
     ),
     "opt": Case("OPTConfig", "OPTForCausalLM", OPT),
-    "opt_350m": Case("OPTConfig", "OPTForCausalLM", {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 20}),
+    "opt_350m": Case(
+        "OPTConfig", "OPTForCausalLM", {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 20}
+    ),
     "opt_bare": Case(
         "OPTConfig",
         "OPTForCausalLM",

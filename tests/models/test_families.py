@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from oracles import CASES, each_alone, tokens, transformers
-
+from tests.models.oracles import CASES, each_alone, tokens, transformers
 from whorl.base.errors import InputError
 from whorl.models import Decoder, ModelConfig, Packed, RopeConfig, load, save
 from whorl.models.families import FAMILIES, config_from_hf, config_to_hf
@@ -129,9 +126,9 @@ def test_both_spellings_of_a_config_are_one_model() -> None:
 
 def test_gemma3_in_the_older_spelling() -> None:
     values = {
-        "model_type": "gemma3_text", "vocab_size": 99, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16,
-        "num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 1, "sliding_window": 512,
-        "sliding_window_pattern": 3, "rope_theta": 1_000_000, "rope_local_base_freq": 10_000,
+        "model_type": "gemma3_text", "vocab_size": 99, "hidden_size": 64, "intermediate_size": 96,
+        "head_dim": 16, "num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 1,
+        "sliding_window": 512, "sliding_window_pattern": 3, "rope_theta": 1_000_000, "rope_local_base_freq": 10_000,
         "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "query_pre_attn_scalar": 16,
     }  # fmt: skip
     config, _ = config_from_hf(values)
@@ -181,7 +178,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("kind", "fields", "named"), REFUSED)
 def test_what_cannot_be_honoured_is_refused_by_name(kind: str, fields: dict[str, Any], named: str) -> None:
-    with pytest.raises(InputError, match="here/config.json") as caught:
+    with pytest.raises(InputError, match=r"here/config\.json") as caught:
         config_from_hf({"model_type": kind, **fields}, "here/config.json")
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
