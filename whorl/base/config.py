@@ -7,26 +7,19 @@ and, for an unknown key, the nearest name. `dump_config` writes the whole as a r
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
-import json
-import re
-import sys
 import tomllib
-import types
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.fields import FieldInfo
 
-from whorl.base.errors import DataError, InputError
+from whorl.base.errors import InputError
+from whorl.base.fields import config_fields, describe, models_anywhere, nearest
+from whorl.base.names import resolve
+from whorl.base.overrides import COMMAND_LINE, parse_overrides
 
-COMMAND_LINE = "command line"
-BOOLEAN_WORDS = ("true", "false", "yes", "no", "on", "off", "1", "0", "none")
+__all__ = ["Config", "describe", "dump_config", "load_config", "nearest", "read_toml", "resolve"]
 
 
 class Config(BaseModel):
@@ -78,116 +71,6 @@ def dump_config(config: Config) -> str:
     import tomli_w
 
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
-
-
-# -- overrides ------------------------------------------------------------------------------------
-
-
-def parse_overrides(model: type[Config], overrides: Sequence[str]) -> dict[str, Any]:
-    """`["--a.b", "1"]` as `{"a": {"b": "1"}}`: only what was given; values are checked by `model` later."""
-    if not overrides:
-        return {}
-    # Imported here: it takes three times as long as pydantic, and most processes override nothing.
-    from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
-
-    words = [f"--{key}={value}" for key, value in split_overrides(model, overrides)]
-    settings = type(
-        model.__name__, (BaseSettings, model), {"model_config": SettingsConfigDict(case_sensitive=True)}
-    )
-    try:
-        source: CliSettingsSource[Any] = CliSettingsSource(
-            settings, cli_parse_args=words, cli_parse_none_str="none", cli_exit_on_error=False
-        )
-        return dict(source())
-    except SettingsError as error:
-        reason = " ".join(str(error).split()).removeprefix("error parsing CLI: ")
-        raise InputError(f"{COMMAND_LINE}: {reason}") from error
-
-
-def split_overrides(model: type[Config], words: Sequence[str]) -> list[tuple[str, str]]:
-    """Pair keys with values: `--key value`, `--key=value`, and `--flag` alone for a boolean."""
-    fields = dict(config_fields(model))
-    rest = list(words)
-    pairs: list[tuple[str, str]] = []
-    while rest:
-        pairs.append(take_override(fields, rest))
-    return pairs
-
-
-def take_override(
-    fields: dict[str, FieldInfo], words: list[str], also: Sequence[str] = ()
-) -> tuple[str, str]:
-    """Take one override off the front of `words`: its key and its value.
-
-    `also` are option names that are not keys, for the nearest name. A boolean takes the next word
-    only where that is one (`--compile false`), so that `--compile recipe.toml` means what it says;
-    a list takes all words up to the next option, as a shell's `--data notes/*.md` gives them.
-    """
-    word = words.pop(0)
-    if not word.startswith("--") or word == "--":
-        raise InputError(f"{COMMAND_LINE}: unexpected {word!r}; an override is --section.key value")
-    name, equals, value = word[2:].partition("=")
-    key = name.replace("-", "_")
-    if key not in fields:
-        raise InputError(f"{COMMAND_LINE}: unknown option --{name}{nearest(key, [*also, *fields], '--')}")
-    if equals:
-        return key, _as_list(fields[key], [value])
-    if _is_list(fields[key].annotation):
-        end = next((place for place, other in enumerate(words) if other.startswith("--")), len(words))
-        taken, words[:] = words[:end], words[end:]
-        if taken:
-            return key, _as_list(fields[key], taken)
-    boolean = bool in _arms(fields[key].annotation)
-    if words and (words[0].lower() in BOOLEAN_WORDS if boolean else not words[0].startswith("--")):
-        return key, words.pop(0)
-    if boolean:
-        return key, "true"
-    raise InputError(f"{COMMAND_LINE}: --{name} needs a value: {type_name(fields[key])}")
-
-
-def _as_list(field: FieldInfo, words: list[str]) -> str:
-    """Words for a list of texts as JSON, because the library would cut a path at its comma."""
-    if words[0][:1] in ("[", "{") or words == ["none"] or not _is_list(field.annotation):
-        return words[0] if len(words) == 1 else ",".join(words)
-    items = {item for arm in _arms(field.annotation) for item in typing.get_args(arm)}
-    return json.dumps(words) if items & {str, Path} else ",".join(words)
-
-
-def _is_list(annotation: Any) -> bool:
-    return any(typing.get_origin(arm) in (list, tuple, set, frozenset) for arm in _arms(annotation))
-
-
-def config_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key of a config and its field, nested ones after their section."""
-    for name, field in model.model_fields.items():
-        yield prefix + name, field
-        for inner in _models_in(field.annotation):
-            yield from config_fields(inner, f"{prefix}{name}.")
-
-
-def describe(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
-    """(dotted key, type, documentation with the default) of every key that takes a value."""
-    for key, field in config_fields(model):
-        if _models_in(field.annotation):
-            continue
-        text = " ".join((field.description or "").split())
-        default = field.get_default(call_default_factory=True, validated_data={})
-        ending = "(required)" if field.is_required() else f"[{'none' if default is None else default}]"
-        yield key, type_name(field), f"{text} {ending}".strip()
-
-
-def _arms(annotation: Any) -> tuple[Any, ...]:
-    """The types a field takes: `int | None` gives (int, NoneType); `Annotated` is looked through."""
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return tuple(arm for part in typing.get_args(annotation) for arm in _arms(part))
-    if origin is typing.Annotated:
-        return _arms(typing.get_args(annotation)[0])
-    return (annotation,)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    return [arm for arm in _arms(annotation) if isinstance(arm, type) and issubclass(arm, BaseModel)]
 
 
 # -- merging --------------------------------------------------------------------------------------
@@ -293,91 +176,6 @@ def _keys_beside(model: type[BaseModel], place: Sequence[int | str]) -> list[str
         found: list[type[BaseModel]] = []
         for section in sections:
             if part in section.model_fields:
-                found += _models_anywhere(section.model_fields[part].annotation)
+                found += models_anywhere(section.model_fields[part].annotation)
         sections = found or sections
     return [name for section in sections for name in section.model_fields]
-
-
-def _models_anywhere(annotation: Any) -> list[type[BaseModel]]:
-    """Models in an annotation, inside lists and unions too."""
-    direct = _models_in(annotation)
-    return direct or [found for part in typing.get_args(annotation) for found in _models_anywhere(part)]
-
-
-def nearest(name: str, names: typing.Iterable[str], mark: str = "") -> str:
-    """`; did you mean …?`, or the names there are, to end a line about an unknown one."""
-    names = list(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if not close:  # right key, wrong section
-        close = [full for full in names if full.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
-    if close:
-        return f"; did you mean {mark}{close[0]}?"
-    return f"; there are {', '.join(mark + full for full in names[:12])}{' …' if len(names) > 12 else ''}"
-
-
-def type_name(field: FieldInfo) -> str:
-    """A field's type as a person writes it: `int`, `float | None`, `'adamw' | 'muon'`."""
-    return " | ".join(_type_name(arm) for arm in _arms(field.annotation))
-
-
-def _type_name(annotation: Any) -> str:
-    if typing.get_origin(annotation) is typing.Literal:
-        return " | ".join(repr(value) for value in typing.get_args(annotation))
-    if annotation is types.NoneType:
-        return "none"
-    if isinstance(annotation, type) and not typing.get_args(annotation):
-        return annotation.__name__
-    return re.sub(r"\b(?:\w+\.)+", "", str(annotation))
-
-
-# -- names of objects -----------------------------------------------------------------------------
-
-
-def resolve(name: str) -> Any:
-    """The object a dotted name points to: `package.module:name` or `path/to/file.py:name`.
-
-    A file is run once per process under its own path, so that two names from one file share its
-    objects. Raises `InputError` where the file, module or name is missing; an error inside the
-    file is its own and passes through.
-    """
-    place, colon, attribute = name.rpartition(":")
-    if not colon or not place or not attribute:
-        raise InputError(f"{name!r} is not a name; write module:name or file.py:name")
-    module = _module_of_file(Path(place)) if place.endswith(".py") else _module_of_name(place, name)
-    value: Any = module
-    for part in attribute.split("."):
-        try:
-            value = getattr(value, part)
-        except AttributeError as error:
-            public = [key for key in vars(module) if not key.startswith("_")]
-            raise InputError(f"{place} has no {attribute!r}{nearest(attribute, public, '')}") from error
-    return value
-
-
-def _module_of_name(place: str, name: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (place == error.name or place.startswith(error.name + ".")):
-            raise  # the module is there; something it imports is not
-        raise InputError(f"{name!r}: no module {error.name!r}; install it or check the spelling") from error
-
-
-def _module_of_file(path: Path) -> types.ModuleType:
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; give the path of a Python file before the colon")
-    known = f"whorl_file:{path}"
-    if known in sys.modules:
-        return sys.modules[known]
-    spec = importlib.util.spec_from_file_location(known, path)
-    if spec is None or spec.loader is None:
-        raise DataError(f"{path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[known] = module  # before running it: dataclasses look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[known]
-        raise
-    return module

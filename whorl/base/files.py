@@ -130,11 +130,11 @@ def _cut_torn_line(path: Path) -> int:
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     """The records of a JSON-lines file of ours; a torn last line is passed over, any other
     broken line raises `DataError` with its number."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:  # a torn line may end inside a character
         for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise DataError(f"{path}:{number}: not valid JSON: {error}") from error

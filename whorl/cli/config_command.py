@@ -23,7 +23,7 @@ class ConfigCommand(click.Command):
 
     @property
     def model(self) -> type[Config]:
-        from whorl.base.config import resolve
+        from whorl.base.names import resolve
 
         model: type[Config] = resolve(self.model_name)
         return model
@@ -47,16 +47,17 @@ class ConfigCommand(click.Command):
                 own.append(words.pop(0))
                 continue
 
-            from whorl.base.config import config_fields, take_override
+            from whorl.base.fields import config_fields
+            from whorl.base.overrides import take_override
 
             options = [name.removeprefix("--") for name in mine if name.startswith("--")]
-            key, value = take_override(dict(config_fields(self.model)), words, options)
-            overrides.append(f"--{key}={value}")
+            pairs = take_override(dict(config_fields(self.model)), words, options)
+            overrides += [f"--{key}={value}" for key, value in pairs]
         return own, overrides
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
-        from whorl.base.config import describe
+        from whorl.base.fields import describe
 
         with formatter.section("Keys (in the recipe, or here as --section.key VALUE)"):
             formatter.write_dl([(f"--{key} {kind}", text) for key, kind, text in describe(self.model)])

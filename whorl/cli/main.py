@@ -51,7 +51,7 @@ class Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-"):
-            from whorl.base.config import nearest  # only where something was mistyped: it costs 50 ms
+            from whorl.base.fields import nearest  # only where something was mistyped: it costs 50 ms
 
             raise InputError(f"unknown verb {args[0]!r}{nearest(args[0], VERBS)}")
         return super().resolve_command(ctx, args)
