@@ -8,11 +8,14 @@ documents of like length and hands each group to the fastest kernel that honours
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from whorl.kernels import native
 from whorl.kernels.spec import AttentionSpec
 
 GROUP_FILL = 0.8  # a document joins a group when it fills at least this share of the group's longest
@@ -29,7 +32,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, spec: AttentionS
     tokens, heads, _ = q.shape
     group = heads // k.shape[1]
     index = torch.arange(tokens, device=q.device)
-    document = torch.searchsorted(offsets.long(), index, right=True)
+    document = torch.searchsorted(offsets.long().to(q.device), index, right=True)
     distance = index[:, None] - index[None, :]
     seen = document[:, None] == document[None, :]
     if spec.causal:
@@ -63,7 +66,7 @@ class Group(NamedTuple):
 @lru_cache(maxsize=64)
 def _plan(offsets: tuple[int, ...], ragged: bool, device: torch.device) -> tuple[Group, ...]:
     """Group documents of like length; without `ragged` only equal lengths share a group."""
-    documents = [(end - start, start) for start, end in zip(offsets, offsets[1:], strict=False) if end > start]
+    documents = [(end - start, start) for start, end in pairwise(offsets) if end > start]
     documents.sort(key=lambda document: (-document[0], document[1]))
     groups: list[list[tuple[int, int]]] = []
     for length, start in documents:
@@ -88,7 +91,12 @@ def _group(members: list[tuple[int, int]], device: torch.device) -> Group:
     inside = row[None, :] < torch.tensor(lengths)[:, None]
     index = torch.tensor(starts)[:, None] + torch.where(inside, row[None, :], 0)
     return Group(
-        len(members), longest, None, index.flatten().to(device), inside.flatten().nonzero()[:, 0].to(device), lengths
+        len(members),
+        longest,
+        None,
+        index.flatten().to(device),
+        inside.flatten().nonzero()[:, 0].to(device),
+        lengths,
     )
 
 
@@ -122,7 +130,16 @@ def _takes_flash(q: Tensor, window: int, soft_cap: float, longest: int) -> bool:
     return q.device.type == "cpu" and soft_cap == 0.0 and (window == 0 or longest <= window)
 
 
-def _scores(q: Tensor, k: Tensor, group: Group, scale: float, causal: bool, window: int) -> tuple[Tensor, Tensor]:
+def _takes_native(q: Tensor, window: int, soft_cap: float, offsets: list[int]) -> bool:
+    """The C++ backward is for bf16 on the CPU, whole tiles of the head, nothing but causality."""
+    longest = max((end - start for start, end in pairwise(offsets)), default=0)
+    fits = q.dtype == torch.bfloat16 and q.shape[-1] % 32 == 0
+    return fits and _takes_flash(q, window, soft_cap, longest)
+
+
+def _scores(
+    q: Tensor, k: Tensor, group: Group, scale: float, causal: bool, window: int
+) -> tuple[Tensor, Tensor]:
     """Raw scores [B, H, L, L] in fp32 and what may be seen [B, 1, L, L]."""
     scores = torch.matmul(q.float(), k.float().transpose(-1, -2)) * scale
     row = torch.arange(group.length, device=q.device)
@@ -202,9 +219,12 @@ def _attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, offsets: Tensor,
     scale: float, causal: bool, window: int, soft_cap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    lengths = offsets.tolist()
+    if _takes_native(q, window, soft_cap, lengths) and (native_backward := native.attention_backward()):
+        return native_backward(grad, q, k, v, out, lse, offsets, scale, causal)
     wide_k, wide_v = _widen(k, q.shape[1]), _widen(v, q.shape[1])
     grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, wide_k, wide_v))
-    for group in _plan(tuple(offsets.tolist()), causal, q.device):
+    for group in _plan(tuple(lengths), causal, q.device):
         blocks = _backward_group(
             *(_take(x, group) for x in (grad, q, wide_k, wide_v, out)),
             _take_lse(lse, group),
@@ -221,7 +241,7 @@ def _narrow(grad: Tensor, like: Tensor) -> Tensor:
     if grad.shape == like.shape:
         return grad
     tokens, heads, dim = like.shape
-    return grad.view(tokens, heads, -1, dim).sum(2, dtype=torch.float32).to(like.dtype)
+    return grad.view(tokens, heads, grad.shape[1] // heads, dim).sum(2, dtype=torch.float32).to(like.dtype)
 
 
 @_attention_backward.register_fake

@@ -14,16 +14,22 @@ from torch import Tensor
 BLOCK_ELEMENTS = 1 << 20  # logits held at a time: 4 MB in fp32, inside a core's share of the cache
 
 
-def reference(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, soft_cap: float = 0.0) -> Tensor:
+def reference(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, soft_cap: float = 0.0
+) -> Tensor:
     """The specification: Σ weights · (logsumexp(logits) − logits[target]) with logits in fp32.
 
     hidden [T, d], weight [V, d], targets [T] int64, weights [T] float32. Returns a scalar.
     """
+    return (token_reference(hidden, weight, targets, soft_cap) * weights).sum()
+
+
+def token_reference(hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float = 0.0) -> Tensor:
+    """The loss of each token [T] in fp32."""
     logits = (hidden @ weight.to(hidden.dtype).T).float()
     if soft_cap:
         logits = soft_cap * torch.tanh(logits / soft_cap)
-    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    return (losses * weights).sum()
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
 
 def linear_cross_entropy(
@@ -42,14 +48,14 @@ def linear_cross_entropy(
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float = 0.0) -> Tensor:
     """Negative log-prob of each target [T] in fp32, block by block, without gradients."""
-    matrix = weight.to(hidden.dtype)
-    losses = []
+    matrix, step = weight.to(hidden.dtype), _rows(weight)
+    losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
     with torch.no_grad():
-        for start in range(0, hidden.shape[0], _rows(weight)):
-            logits = _logits(hidden[start : start + _rows(weight)], matrix, soft_cap)
-            block = targets[start : start + _rows(weight), None].long()
-            losses.append(torch.logsumexp(logits, -1) - logits.gather(1, block)[:, 0])
-    return torch.cat(losses)
+        for start in range(0, hidden.shape[0], step):
+            rows = slice(start, start + step)
+            logits = _logits(hidden[rows], matrix, soft_cap)
+            losses[rows] = torch.logsumexp(logits, -1) - logits.gather(1, targets[rows, None].long())[:, 0]
+    return losses
 
 
 def _rows(weight: Tensor) -> int:

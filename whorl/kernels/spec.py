@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSpec:
-    """`window` w lets a token see itself and the w - 1 before it; `soft_cap` c squashes scores to c·tanh(s / c)."""
+    """`window` w lets a token see itself and the w - 1 before it; `soft_cap` c squashes scores s to
+    c·tanh(s / c)."""
 
     scale: float
     causal: bool = True

@@ -1,0 +1,160 @@
+"""Every kernel: its reference, the fast version, how far they may part, and inputs to compare them on.
+
+One test walks this dictionary; a self-test of a device can too. To add a kernel, or a fast version
+of one, name it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whorl.kernels import attention, cross_entropy
+from whorl.kernels.spec import AttentionSpec
+
+Make = Callable[[torch.dtype, torch.device], tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """`tolerance` is the largest difference, of values and of gradients, as a share of the largest
+    magnitude in the reference (or of 1, where that is smaller). `examples` make the arguments;
+    `differentiable` are the places of those that have a gradient."""
+
+    reference: Callable[..., Tensor]
+    fast: Callable[..., Tensor]
+    tolerance: Mapping[torch.dtype, float]
+    differentiable: Sequence[int]
+    examples: Mapping[str, Make] = field(repr=False)
+
+
+def largest_difference(value: Tensor, wanted: Tensor) -> float:
+    """In the unit of `Kernel.tolerance`; NaN where either has one."""
+    if value.numel() == 0:
+        return 0.0
+    size = wanted.double().abs().max().clamp(min=1.0)
+    return float(((value.double() - wanted.double()).abs().max() / size).item())
+
+
+def compare(kernel: Kernel, arguments: Sequence[Any]) -> Iterator[tuple[str, float]]:
+    """(what is compared, difference) for the value and every gradient of fast against reference.
+
+    The gradient is of the value against fixed random numbers, so that no element's part cancels.
+    """
+    found: list[list[Tensor]] = []
+    for function in (kernel.fast, kernel.reference):
+        inputs = list(arguments)
+        for place in kernel.differentiable:
+            inputs[place] = arguments[place].detach().clone().requires_grad_()
+        value = function(*inputs)
+        grads: list[Tensor] = []
+        if kernel.differentiable:
+            generator = torch.Generator().manual_seed(1)
+            upstream = torch.randn(value.shape, generator=generator).to(value)
+            tensors = [inputs[place] for place in kernel.differentiable]
+            grads = list(torch.autograd.grad(value, tensors, upstream))
+        found.append([value, *grads])
+    names = ["value", *(f"gradient of argument {place}" for place in kernel.differentiable)]
+    for name, value, wanted in zip(names, *found, strict=True):
+        yield name, largest_difference(value, wanted)
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator)
+
+
+def _attention(
+    lengths: Sequence[int], spec: AttentionSpec, *, heads: int = 4, kv_heads: int = 4, dim: int = 8
+) -> Make:
+    def make(dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        generator = torch.Generator().manual_seed(0)
+        tokens = sum(lengths)
+        shapes = ((tokens, heads, dim), (tokens, kv_heads, dim), (tokens, kv_heads, dim))
+        q, k, v = (_normal(generator, *shape).to(device, dtype) for shape in shapes)
+        ends = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0).to(torch.int32)
+        return q, k, v, ends, spec
+
+    return make
+
+
+def _cross_entropy(
+    tokens: int, width: int, vocabulary: int, *, soft_cap: float = 0.0, weights: str = "mixed"
+) -> Make:
+    """`weights`: all "zero", or "mixed" zeros, ones and negative ones (as in policy gradients)."""
+
+    def make(dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        generator = torch.Generator().manual_seed(0)
+        hidden = _normal(generator, tokens, width).to(device, dtype)
+        weight = _normal(generator, vocabulary, width).to(device)  # the master weights are fp32
+        targets = torch.randint(vocabulary, (tokens,), generator=generator).to(device)
+        mixed = torch.randint(-1, 2, (tokens,), generator=generator).float()
+        return hidden, weight, targets, (mixed * (weights != "zero")).to(device), soft_cap
+
+    return make
+
+
+def _per_token(make: Make) -> Make:
+    def without_weights(dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        hidden, weight, targets, _, soft_cap = make(dtype, device)
+        return hidden, weight, targets, soft_cap
+
+    return without_weights
+
+
+def _spec(**axes: Any) -> AttentionSpec:
+    return AttentionSpec(**{"scale": 0.35, **axes})
+
+
+RAGGED = (5, 0, 1, 17, 16, 0, 2)
+ATTENTION: dict[str, Make] = {
+    "causal": _attention(RAGGED, _spec()),
+    "equal lengths": _attention((8, 8, 8), _spec()),
+    "apart": _attention((8, 3, 8, 3), _spec()),  # equal lengths that do not lie side by side
+    "one token": _attention((1,), _spec()),
+    "no token": _attention((0, 0), _spec()),
+    "grouped queries": _attention(RAGGED, _spec(), kv_heads=2),
+    "one key head": _attention(RAGGED, _spec(), kv_heads=1),
+    "odd head": _attention(RAGGED, _spec(), heads=3, kv_heads=3, dim=5),
+    "bidirectional": _attention(RAGGED, _spec(causal=False)),
+    "bidirectional, grouped queries": _attention(RAGGED, _spec(causal=False), kv_heads=2),
+    "window": _attention(RAGGED, _spec(window=4), kv_heads=2),
+    "window of one": _attention(RAGGED, _spec(window=1)),
+    "window wider than documents": _attention(RAGGED, _spec(window=64)),
+    "soft cap": _attention(RAGGED, _spec(soft_cap=1.5), kv_heads=2),
+    "soft cap and window": _attention(RAGGED, _spec(soft_cap=1.5, window=4)),
+    "bidirectional, soft cap": _attention(RAGGED, _spec(soft_cap=1.5, causal=False)),
+    "long and short": _attention((150, 3, 130), _spec(), dim=16),
+}
+CROSS_ENTROPY: dict[str, Make] = {
+    "small": _cross_entropy(37, 16, 50),
+    "soft cap": _cross_entropy(37, 16, 50, soft_cap=3.0),
+    "nothing learnt": _cross_entropy(9, 8, 20, weights="zero"),
+    "one token": _cross_entropy(1, 8, 20),
+    "no token": _cross_entropy(0, 8, 20),
+    "blocks": _cross_entropy(40, 4, cross_entropy.BLOCK_ELEMENTS // 16 + 5),  # 16 tokens a block
+}
+FP32, HALF, BF16 = torch.float32, torch.float16, torch.bfloat16
+
+KERNELS: dict[str, Kernel] = {
+    "attention": Kernel(
+        attention.reference, attention.attention, {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2}, (0, 1, 2), ATTENTION
+    ),
+    "linear_cross_entropy": Kernel(
+        cross_entropy.reference,
+        cross_entropy.linear_cross_entropy,
+        {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2},
+        (0, 1),
+        CROSS_ENTROPY,
+    ),
+    "token_losses": Kernel(
+        cross_entropy.token_reference,
+        cross_entropy.token_losses,
+        {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2},
+        (),
+        {name: _per_token(make) for name, make in CROSS_ENTROPY.items()},
+    ),
+}
