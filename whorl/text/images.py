@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from whorl.base.errors import DataError, InputError
 from whorl.base.files import read_json, write_json
@@ -208,18 +208,36 @@ def _open(data: bytes, config: ImageConfig) -> Image.Image:
 
 
 def _orientation(opened: Image.Image) -> int:
+    """How EXIF says to turn the picture, 1 to 8 (1: not at all)."""
     try:
-        return int(opened.getexif().get(0x0112, 1))
+        # Pillow reads a whole PNG in search of EXIF at its end; only what comes first counts here.
+        data = opened.info.get("exif") if opened.format == "PNG" else None
+        exif = Image.Exif() if opened.format == "PNG" else opened.getexif()
+        if data is not None:
+            exif.load(data)
+        return int(exif.get(0x0112, 1))
     except BROKEN as error:
         raise DataError(f"image's EXIF data are damaged: {error}; save it without them") from error
 
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 def _decode(data: bytes, config: ImageConfig) -> Image.Image:
     opened = _open(data, config)
-    _orientation(opened)
+    turn = TURNS.get(_orientation(opened))
     try:
-        return ImageOps.exif_transpose(opened).convert("RGB")
+        decoded = opened.convert("RGB")
     except Image.DecompressionBombError as error:
         raise DataError(f"image is refused: {error}") from error
     except BROKEN as error:
         raise DataError(f"image of {len(data)} bytes is damaged: {error}; replace it or drop it") from error
+    return decoded if turn is None else decoded.transpose(turn)

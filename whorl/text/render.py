@@ -71,10 +71,12 @@ class Renderer:
         self.where = where or (f"conversation {conversation.id!r}" if conversation.id else "conversation")
         self.ends = template.end_ids(tokenizer)
         self._compiled = template.compiled(bool(conversation.tools))
+        args = {**template.args, **conversation.template_args, **template_args}
+        template.check_args(args)
         plain = {
             "messages": [message_form(message, template.takes_strings) for message in conversation.messages],
             "tools": list(conversation.tools) or None,
-            "args": {**template.args, **conversation.template_args, **template_args},
+            "args": args,
         }
         self.marks = _free_marks(plain, self.where)
         escaped = self._escaped(plain)
@@ -131,14 +133,16 @@ class Renderer:
             (prefix.images[1], layout.images[1]),
         )
 
-    def check_text(self, text: str, ids: list[int]) -> None:
+    def check_text(self, layout_text: str, ids: list[int]) -> None:
         """DataError where the tokens do not give the text back: exactly from a byte-level tokenizer,
         up to spaces from those that add some of their own (Llama 2's)."""
-        back = self.tokenizer.decode(ids)
+        back, text = self.tokenizer.decode(ids), layout_text
         if back == text or back == self.tokenizer.normalize(text):
             return
-        if not self.tokenizer.byte_level and "".join(back.split()) == "".join(text.split()):
-            return
+        if not self.tokenizer.byte_level:
+            back, text = "".join(back.split()), "".join(self.tokenizer.normalize(text).split())
+            if back in (text, "".join(layout_text.split())):
+                return
         at = next((at for at, (a, b) in enumerate(zip(back, text, strict=False)) if a != b), len(back))
         raise DataError(
             f"{self.where}: text does not come back from its tokens: {text[at : at + 20]!r} reads"
@@ -206,6 +210,9 @@ class Renderer:
                 continue
             if not (after.startswith(before) and layout.text.startswith(after)):
                 continue
+            parts = [part.strip() for part in message.content if isinstance(part, str)]
+            if any(part not in after[len(before) :] for part in parts):
+                continue  # written somewhere else, as Mistral's system prompt is
             start, end = bisect_left(tokens.starts, len(before)), bisect_left(tokens.starts, len(after))
             if assistant:
                 end = start + self.until_end(tokens.ids[start:end])

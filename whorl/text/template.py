@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import jinja2
 
+from whorl.base.config import nearest
 from whorl.base.errors import DataError, InputError
 from whorl.base.files import atomic_write, read_json, sha256_json, write_json
 from whorl.base.nouns import Conversation
 from whorl.text.default_template import TEMPLATE, TOKENS
 from whorl.text.render import ImageTokens, Renderer
-from whorl.text.sandbox import compile_template, run_template
+from whorl.text.sandbox import compile_template, names_in, run_template
 from whorl.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -154,6 +155,18 @@ class ChatTemplate:
 
     def compiled(self, tools: bool) -> jinja2.Template:
         return self._with_tools if tools else self._plain
+
+    def check_args(self, args: dict[str, Any]) -> None:
+        """InputError for an argument that the template does not read: it would change nothing."""
+        unknown = next((name for name in args if name not in self._names), None)
+        if unknown is not None:
+            raise InputError(
+                f"{self.where} has no argument {unknown!r}{nearest(unknown, self._names)}; leave it out"
+            )
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return names_in(self.source) | (names_in(self.tool_source) if self.tool_source else set())
 
     @cached_property
     def takes_strings(self) -> bool:

@@ -161,15 +161,16 @@ class Tokenizer:
         return Escape(list(self.controls))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` as ordinary text: never a control token, whatever it spells."""
+        """Ids of `text` as ordinary text: never a control token, whatever it spells (a tokenizer that
+        cannot spell a character gives its unknown token)."""
         return self._original(_encode(self._twin.tokenizer, text).ids)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """`encode` over many texts on the library's threads."""
         try:
             encodings = self._twin.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except UnicodeEncodeError as error:
-            raise DataError(_surrogate(error)) from error
+        except (UnicodeEncodeError, TypeError) as error:
+            raise _no_text(texts, error) from error
         return [self._original(encoding.ids) for encoding in encodings]
 
     def encode_control(self, text: str) -> list[int]:
@@ -278,13 +279,17 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
     try:
         return tokenizer.encode(text, add_special_tokens=False)
     except (UnicodeEncodeError, TypeError) as error:
-        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
-            raise DataError(_surrogate(error)) from error
-        raise
+        raise _no_text([text], error) from error
 
 
-def _surrogate(error: Exception) -> str:
-    return f"text holds half a surrogate pair, which is no character; clean the record ({error})"
+def _no_text(texts: list[str], error: Exception) -> Exception:
+    """The library takes UTF-8 only; JSON can spell half a surrogate pair, which has none."""
+    for text in texts:
+        at = next((at for at, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
+        if at is not None:
+            problem = f"half a surrogate pair at character {at} is no character"
+            return DataError(f"text cannot be encoded: {problem}; clean the record")
+    return error
 
 
 def _optional(path: Path) -> dict[str, Any]:
