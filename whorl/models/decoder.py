@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,8 @@ class Decoder(nn.Module):
         x = self._embed(tokens, context, images)
         tables = self._rope_tables(context.positions)
         for layer in self.layers:
-            x = layer(x, tables[layer.attention.spec.window is not None], context)
+            windowed = cast(Block, layer).attention.spec.window is not None
+            x = layer(x, tables[windowed], context)
         if self.final_norm is not None:
             x = self.final_norm(x)
         if self.project_out is not None:
