@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import pairwise
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -225,11 +224,10 @@ def _attention_backward(
     wide_k, wide_v = _widen(k, q.shape[1]), _widen(v, q.shape[1])
     grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, wide_k, wide_v))
     for group in _plan(tuple(lengths), causal, q.device):
+        upstream, query, key, value, made = (_take(x, group) for x in (grad, q, wide_k, wide_v, out))
         blocks = _backward_group(
-            *(_take(x, group) for x in (grad, q, wide_k, wide_v, out)),
-            _take_lse(lse, group),
-            group, scale, causal, window, soft_cap,
-        )  # fmt: skip
+            upstream, query, key, value, made, _take_lse(lse, group), group, scale, causal, window, soft_cap
+        )
         for target, block in zip(grads, blocks, strict=True):
             _put(target, block, group)
     grad_q, grad_k, grad_v = grads

@@ -10,7 +10,7 @@ from whorl.base.config import Config
 
 
 class OptimConfig(Config):
-    """AdamW for vectors, embeddings and heads; Muon for the matrices inside the blocks, unless `name` is "adamw".
+    """AdamW for vectors, embeddings and heads; Muon for the matrices inside the blocks ("adamw": for none).
 
     `lr` is AdamW's, `muon_lr` Muon's; both follow the same schedule.
     """
@@ -27,7 +27,7 @@ class OptimConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """Learning rate as a share of its peak: a linear warm-up, then a cosine, or flat and a linear decay (WSD)."""
+    """Learning rate as a share of its peak: a linear warm-up, then a cosine, or flat with a linear end (WSD)."""
 
     name: Literal["cosine", "wsd", "constant"] = "wsd"
     warmup: int = Field(default=10, ge=0)  # steps

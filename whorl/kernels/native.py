@@ -1,0 +1,141 @@
+"""C++ kernels built on this machine when it has a compiler, kept by the hash of what they were built from.
+
+A kernel is used only after its own test against the portable one on this very CPU; without a
+compiler, or when the build or the test fails, the portable path runs and `status()` says why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from whorl.kernels.device import compiler_available
+
+SOURCE = Path(__file__).with_name("attention_cpu.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+BUILD_SECONDS = 120
+
+AttentionBackward = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor, Tensor]
+]
+
+
+def attention_backward() -> AttentionBackward | None:
+    """(grad, q, k, v, out, lse, offsets, scale, causal) → (dq, dk, dv) in bf16, or None where it cannot run."""
+    return _load()[0]
+
+
+def status() -> str:
+    """ "native", or why the portable kernels are used."""
+    return _load()[1]
+
+
+@cache
+def _load() -> tuple[AttentionBackward | None, str]:
+    try:
+        library = ctypes.CDLL(str(_build()))
+    except (OSError, subprocess.SubprocessError) as error:
+        return None, f"C++ kernels are off: {str(error).splitlines()[0]}"
+    kernel = _bind(library.whorl_attention_backward)
+    problem = _test(kernel)
+    return (None, f"C++ kernels are off: {problem}") if problem else (kernel, "native")
+
+
+def _build() -> Path:
+    """The shared library of this source, compiler, CPU and torch; compiled when it is not there yet."""
+    compiler = compiler_available()
+    if compiler is None:
+        raise OSError("no C++ compiler is found; install g++")
+    libraries = Path(torch.__file__).parent / "lib"
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    key = [SOURCE.read_text(), *FLAGS, version, torch.__version__, torch.__file__, _cpu()]
+    place = _cache() / f"attention-{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:16]}.so"
+    if place.exists():
+        return place
+    partial = place.with_suffix(f".{os.getpid()}.part")
+    link = [f"-L{libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}"]
+    built = subprocess.run(
+        [compiler, *FLAGS, str(SOURCE), "-o", str(partial), *link],
+        capture_output=True, text=True, timeout=BUILD_SECONDS, check=False,
+    )  # fmt: skip
+    if built.returncode:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{compiler} failed: {built.stderr.strip()[:200]}")
+    partial.replace(place)
+    return place
+
+
+def _cpu() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return torch.backends.cpu.get_cpu_capability()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    place = Path(base) / "whorl" / "kernels"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        place = Path(tempfile.gettempdir()) / f"whorl-kernels-{os.getuid() if hasattr(os, 'getuid') else ''}"
+        place.mkdir(mode=0o700, exist_ok=True)
+    return place
+
+
+def _bind(function: ctypes._NamedFuncPointer) -> AttentionBackward:
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [pointer] * 10 + [size] * 4 + [ctypes.c_float, ctypes.c_bool, ctypes.c_int]
+    function.restype = None
+
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, offsets: Tensor,
+        scale: float, causal: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        inputs = [x.contiguous() for x in (grad, q, k, v, out, lse)]
+        grads = tuple(torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
+        function(
+            *(x.data_ptr() for x in inputs), *(x.data_ptr() for x in grads), offsets.data_ptr(),
+            len(offsets) - 1, q.shape[1], k.shape[1], q.shape[2], scale, causal, torch.get_num_threads(),
+        )  # fmt: skip
+        return grads[0], grads[1], grads[2]
+
+    return backward
+
+
+def _test(kernel: AttentionBackward) -> str:
+    """Compare with autograd through plain softmax attention on two ragged documents; "" when equal."""
+    generator = torch.Generator().manual_seed(0)
+    lengths, heads, key_heads, d = (70, 9), 4, 2, 32
+    total, scale = sum(lengths), d**-0.5
+
+    def draw(n: int) -> Tensor:
+        return torch.randn(total, n, d, generator=generator).bfloat16()
+
+    q, grad, k, v = draw(heads), draw(heads), draw(key_heads), draw(key_heads)
+    leaves = [x.float().requires_grad_() for x in (q, k, v)]
+    outs, lses = [], []
+    for rows in torch.arange(total).split(lengths):
+        query, key, value = (x[rows].transpose(0, 1) for x in leaves)
+        key, value = (x.repeat_interleave(heads // key_heads, 0) for x in (key, value))
+        scores = query @ key.transpose(1, 2) * scale
+        scores = scores.masked_fill(torch.ones(len(rows), len(rows)).triu(1).bool(), float("-inf"))
+        outs.append((scores.softmax(-1) @ value).transpose(0, 1))
+        lses.append(scores.logsumexp(-1).T)
+    out, lse = torch.cat(outs), torch.cat(lses).detach()
+    expected = torch.autograd.grad(out, leaves, grad.float())
+    offsets = torch.tensor([0, lengths[0], total], dtype=torch.int32)
+    given = kernel(grad, q, k, v, out.detach().bfloat16(), lse, offsets, scale, True)
+    worst = max(float((a.float() - b).abs().max()) for a, b in zip(given, expected, strict=True))
+    return "" if worst < 0.1 else f"the self-test differs by {worst:.2g}"
