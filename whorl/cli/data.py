@@ -110,10 +110,10 @@ def _quantile_table(found: Inspection) -> Any:
     from whorl.data.inspect import QUANTILES
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("quantile")
+    table.add_column("quantile", no_wrap=True)
     for quantile in QUANTILES:
         named = {0.0: "least", 0.5: "median", 1.0: "most"}.get(quantile, f"{quantile:.0%}")
         table.add_column(named, justify="right")
     for name, values in found.quantiles.items():
-        table.add_row(name, *(f"{value:.4g}" for value in values))
+        table.add_row(name, *(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for value in values))
     return table

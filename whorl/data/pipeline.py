@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from whorl.data.dataset import FORMAT, open_manifest, reject_record
 from whorl.data.decide import Decider
 from whorl.data.dedup.minhash import Sketch
 from whorl.data.document import Reject
-from whorl.data.pool import run_tasks
+from whorl.data.pool import Pool
 from whorl.data.readers.sources import Piece, SourceFile, discover
 from whorl.data.scan import Scanned, scan
 from whorl.data.steps import ExactDedup, NearDedup, Split, Step, check_steps, describe, steps_of
@@ -116,9 +116,9 @@ def run(
         paths = (source,) if isinstance(source, str | Path) else source
         source = Source(tuple(str(path) for path in paths))
     check_steps(steps)
-    job = _Run(source, tuple(steps), Path(sink), workers or os.cpu_count() or 1)
     try:
-        return job.finish()
+        with Pool(workers or os.cpu_count() or 1) as pool:
+            return _Run(source, tuple(steps), Path(sink), pool).finish()
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise InputError(
             f"cannot write the dataset to {sink}: {error.strerror} ({error.filename})"
@@ -132,19 +132,20 @@ class _Run:
     source: Source
     steps: tuple[Step, ...]
     out: Path
-    workers: int
+    pool: Pool
 
     @property
     def work(self) -> Path:
         return self.out / "work"
 
     def finish(self) -> Report:
-        self.found = list(discover(self.source.paths, self.source.read))
+        self.found = list(self._discover())
         self.files = [entry for entry in self.found if isinstance(entry, SourceFile)]
         if not self.files:
-            raise InputError(
-                f"nothing to read under {', '.join(self.source.paths)}; see the README for the formats"
-            )
+            reasons = Counter(entry.reason for entry in self.found if isinstance(entry, Reject))
+            passed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+            what = f"passed over: {passed}" if passed else "the folder is empty"
+            raise InputError(f"no file to read under {', '.join(self.source.paths)} ({what})")
         self._plan()
         if (self.out / "manifest.json").exists():  # finished before, if only just
             shutil.rmtree(self.work, ignore_errors=True)
@@ -154,9 +155,21 @@ class _Run:
         kinds = _join_kinds(summaries)
         decisions, duplicates = Decider(self.work, counts, self.sketches).decide(self.steps)
         files = self._last_pass(counts, kinds, decisions)
+        for torn in self.out.glob("*/.*.part"):  # half-written by a run that was killed
+            torn.unlink()
         self._write_manifest(summaries, decisions, duplicates, files)
+        if any(isinstance(step, Split) for step in self.steps) and not (decisions == VALIDATION).any():
+            say("nothing is held out: all documents are like one another, or there is but one")
         shutil.rmtree(self.work)
         return Report.of(self.out)
+
+    def _discover(self) -> Iterator[SourceFile | Reject]:
+        """The inputs; a sink that lies among them is none of them."""
+        own = os.path.realpath(self.out)
+        for entry in discover(self.source.paths, self.source.read):
+            real = os.path.realpath(entry.path if isinstance(entry, SourceFile) else entry.source)
+            if real != own and not real.startswith(own + os.sep):
+                yield entry
 
     # -- plan --------------------------------------------------------------------------------------
 
@@ -186,10 +199,10 @@ class _Run:
         tasks = [(file, self.source.piece_bytes) for file in self.files]
         total = sum(_stat(file)[1] for file in self.files)
         # Hashing a few megabytes takes less time than starting a process.
-        workers = self.workers if total > self.source.piece_bytes else 1
+        pool = self.pool if total > self.source.piece_bytes else Pool(1)
         found: dict[int, Scanned] = {}
         with progress(total / 1e6, "scan", "MB") as bar:
-            for number, scanned in run_tasks(scan, tasks, workers=workers, name=_file_name):
+            for number, scanned in pool.run(scan, tasks, _file_name):
                 found[number] = scanned
                 bar.advance(scanned.size / 1e6)
         return [found[number] for number in range(len(tasks))]
@@ -242,7 +255,7 @@ class _Run:
         function = FirstPass(self.work, self.source.read, self.steps, tuple(self.sketches))
         tasks = [(number, self.units[number]) for number in todo]
         with progress(len(self.units), "read and filter", "units", done=done) as bar:
-            for _, summary in run_tasks(function, tasks, workers=self.workers, name=_unit_name):
+            for _, summary in self.pool.run(function, tasks, _unit_name):
                 bar.advance(1, kept=summary["documents"])
         return [read_unit(self.work, number) for number in range(len(self.units))]
 
@@ -263,7 +276,7 @@ class _Run:
         tasks = [(number, int(firsts[number]), count) for number, count in enumerate(counts)]
         files = self._write_passed_over()
         with progress(len(tasks), "write", "units") as bar:
-            for _, result in run_tasks(function, tasks, workers=self.workers, name=_unit_name):
+            for _, result in self.pool.run(function, tasks, _unit_name):
                 files.update(result["files"])
                 bar.advance()
         return dict(sorted(files.items()))

@@ -41,7 +41,7 @@ def _scan_lines(file: SourceFile, piece_bytes: int) -> tuple[str, list[tuple[Pie
     digest, pieces = hashlib.sha256(), []
     start = at = first = newlines = 0
     with open(file.path, "rb") as source:
-        while block := source.read(CHUNK):
+        while block := source.read(min(CHUNK, piece_bytes)):
             digest.update(block)
             if at + len(block) - start >= piece_bytes and (cut := block.rfind(b"\n")) >= 0:
                 end = at + cut + 1

@@ -118,7 +118,8 @@ class _UnitWriter:
         for name in [*names, "rejects.jsonl", "documents.parquet"]:
             self._files[name] = self._stack.enter_context(open(self._folder / name, "wb"))
         self._schema = document_schema().append(pa.field("signals", pa.string()))
-        self._table = pq.ParquetWriter(self._files["documents.parquet"], self._schema, compression="zstd")
+        table = pq.ParquetWriter(self._files["documents.parquet"], self._schema, compression="zstd")
+        self._table = self._stack.enter_context(table)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
