@@ -127,6 +127,10 @@ ATTENTION: dict[str, Make] = {
     "soft cap": _attention(RAGGED, _spec(soft_cap=1.5), kv_heads=2),
     "soft cap and window": _attention(RAGGED, _spec(soft_cap=1.5, window=4)),
     "bidirectional, soft cap": _attention(RAGGED, _spec(soft_cap=1.5, causal=False)),
+    "head of 32": _attention((33, *RAGGED, 70), _spec(scale=32**-0.5), dim=32),
+    "head of 64, grouped queries": _attention((130, *RAGGED), _spec(scale=0.125), kv_heads=2, dim=64),
+    "head of 32, bidirectional": _attention(RAGGED, _spec(scale=32**-0.5, causal=False), kv_heads=1, dim=32),
+    "head of 32, no token": _attention((0, 0), _spec(), kv_heads=2, dim=32),
     "long and short": _attention((150, 3, 130), _spec(), dim=16),
 }
 CROSS_ENTROPY: dict[str, Make] = {
