@@ -27,7 +27,7 @@ class OptimConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """Learning rate as a share of its peak: linear warm-up, then a cosine, or flat with a linear end (WSD)."""
+    """Learning rate as a share of its peak: linear warm-up, then cosine, or flat with a linear end (WSD)."""
 
     name: Literal["cosine", "wsd", "constant"] = "wsd"
     warmup: int = Field(default=10, ge=0)  # steps
