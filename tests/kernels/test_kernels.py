@@ -67,6 +67,7 @@ def cross_entropy64(
     return (losses64(hidden, weight, targets, soft_cap) * weights).sum()
 
 
+SLOW_IN_PYTHON = ("long and short", "blocks", "head of 32", "head of 64, grouped queries")
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "attention": attention64,
     "linear_cross_entropy": cross_entropy64,
