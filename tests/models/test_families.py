@@ -128,7 +128,8 @@ def test_gemma3_in_the_older_spelling() -> None:
     values = {
         "model_type": "gemma3_text", "vocab_size": 99, "hidden_size": 64, "intermediate_size": 96,
         "head_dim": 16, "num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 1,
-        "sliding_window": 512, "sliding_window_pattern": 3, "rope_theta": 1_000_000, "rope_local_base_freq": 10_000,
+        "sliding_window": 512, "sliding_window_pattern": 3, "rope_theta": 1_000_000,
+        "rope_local_base_freq": 10_000,
         "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "query_pre_attn_scalar": 16,
     }  # fmt: skip
     config, _ = config_from_hf(values)

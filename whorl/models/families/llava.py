@@ -3,7 +3,8 @@
 GPT-2 and OPT are no text families for it: transformers looks for `embed_tokens` where they have none.
 
 The text family's own soft cap on logits is not applied by transformers inside a llava model, so a
-config read from such a directory has none.
+config read from such a directory has none. Around Gemma 2 transformers 4 and 5 differ (4 scales image
+features like embeddings); we do as 5 does.
 """
 
 from __future__ import annotations
