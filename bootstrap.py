@@ -31,8 +31,11 @@ def main():
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--room", help="test: only this room, e.g. data")
     parser.add_argument("--jobs", type=int, default=2, help="test and soak: worker processes (default 2)")
-    parser.add_argument("rest", nargs="*", metavar="-- ARGS", help="handed on to what the target runs")
-    options = parser.parse_args()
+    parser.epilog = "What follows `--` is handed on to what the target runs."
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:end])
+    options.rest = words[end + 1 :]
     if options.room and options.target not in ("test", "soak"):
         parser.error("--room belongs to test and soak")
     os.chdir(ROOT)

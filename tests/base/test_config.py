@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
@@ -36,6 +36,8 @@ class Recipe(Config):
     other: Optimizer | None = None
     paths: list[str] = []
     folder: Path = Path("runs")
+    limit: float | None = 0.5
+    note: str | None = None
 
 
 def recipe(tmp_path: Path, text: str) -> Path:
@@ -67,6 +69,7 @@ def test_a_section_given_in_part_keeps_its_own_defaults(tmp_path: Path) -> None:
         (["--paths=--odd"], "paths", ["--odd"]),
         (["--names", '{"a": 3}'], "names", {"a": 3}),
         (["--sources", '[{"path": "x", "weight": 2}]'], "sources", (Source(path="x", weight=2),)),
+        (["--limit=none"], "limit", None),
         (["--other.lr", "2"], "other", Optimizer(lr=2)),
         (["--folder", "my runs"], "folder", Path("my runs")),
         (["--batch-size", "-4"], "batch_size", -4),
@@ -74,6 +77,12 @@ def test_a_section_given_in_part_keeps_its_own_defaults(tmp_path: Path) -> None:
 )
 def test_override_forms(words: list[str], field: str, value: object) -> None:
     assert getattr(load_config(Recipe, None, ["--steps=1", *words]), field) == value
+
+
+def test_none_in_a_recipe_is_none_where_a_key_takes_it(tmp_path: Path) -> None:
+    assert load_config(Recipe, recipe(tmp_path, 'steps=1\nlimit="none"\nother="none"')).limit is None
+    with pytest.raises(InputError, match="batch_size"):
+        load_config(Recipe, recipe(tmp_path, 'steps=1\nbatch_size="none"'))
 
 
 def test_a_boolean_leaves_the_next_word_alone() -> None:
@@ -131,9 +140,12 @@ recipes = st.builds(
     names=st.dictionaries(texts, st.integers(0, 9), max_size=3),
     other=st.none() | optimizers,
     paths=st.lists(texts, max_size=3),
+    limit=st.none() | st.floats(allow_nan=False),
+    note=st.none() | texts.filter(lambda text: text != "none"),
 )
 
 
+@settings(max_examples=40)
 @given(config=recipes)
 def test_a_dumped_config_is_itself_a_recipe(tmp_path_factory: pytest.TempPathFactory, config: Recipe) -> None:
     path = tmp_path_factory.mktemp("dump") / "config.toml"
@@ -141,6 +153,7 @@ def test_a_dumped_config_is_itself_a_recipe(tmp_path_factory: pytest.TempPathFac
     assert load_config(Recipe, path) == config
 
 
+@settings(max_examples=25)  # each builds a parser
 @given(paths=st.lists(texts.filter(lambda text: not text.startswith(("--", "["))), min_size=1))
 def test_words_of_a_list_arrive_as_they_were_typed(paths: list[str]) -> None:
     assert load_config(Recipe, None, ["--steps=1", "--paths", *paths]).paths == paths

@@ -10,14 +10,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import to_jsonable_python
 
 from whorl.base.errors import InputError
-from whorl.base.fields import config_fields, describe, models_anywhere, nearest
+from whorl.base.fields import arms, config_fields, describe, models_anywhere, nearest
 from whorl.base.names import resolve
-from whorl.base.overrides import COMMAND_LINE, parse_overrides
+from whorl.base.overrides import COMMAND_LINE, NONE, parse_overrides
 
 __all__ = ["Config", "describe", "dump_config", "load_config", "nearest", "read_toml", "resolve"]
 
@@ -28,6 +30,16 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_by_name(cls, given: Any) -> Any:
+        """`none` in a recipe or on the command line is None, where a key takes that."""
+        if not isinstance(given, dict):
+            return given
+        fields = cls.model_fields
+        nones = [name for name, value in given.items() if value == NONE and name in fields]
+        return {**given, **{name: None for name in nones if NoneType in arms(fields[name].annotation)}}
 
 
 ConfigType = TypeVar("ConfigType", bound=Config)
@@ -63,17 +75,32 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def dump_config(config: Config) -> str:
-    """`config` with every default written out, as TOML that `load_config` takes back.
-
-    TOML has no null, so a None is left out; that reads back as None only where None is the default,
-    hence a field with another default may not allow None (a test holds every config to that).
-    """
+    """`config` with every default written out, as TOML that `load_config` takes back."""
     import tomli_w
 
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps(_table(config))
 
 
-# -- merging --------------------------------------------------------------------------------------
+def _table(config: BaseModel) -> dict[str, Any]:
+    """TOML has no null: a None that is the default is left out, any other is written as "none"."""
+    table: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if value is not None:
+            table[name] = _plain(value)
+        elif field.get_default(call_default_factory=True, validated_data={}) is not None:
+            table[name] = NONE
+    return table
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _table(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, float) else to_jsonable_python(value)
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

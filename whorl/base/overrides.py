@@ -13,7 +13,8 @@ from whorl.base.errors import InputError
 from whorl.base.fields import arms, config_fields, is_list, is_text_list, nearest, type_name
 
 COMMAND_LINE = "command line"
-BOOLEAN_WORDS = ("true", "false", "yes", "no", "on", "off", "1", "0", "none")
+NONE = "none"
+BOOLEAN_WORDS = ("true", "false", "yes", "no", "on", "off", "1", "0", NONE)
 
 
 def parse_overrides(model: type[BaseModel], overrides: Sequence[str]) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def parse_overrides(model: type[BaseModel], overrides: Sequence[str]) -> dict[st
     )
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
-            settings, cli_parse_args=words, cli_parse_none_str="none", cli_exit_on_error=False
+            settings, cli_parse_args=words, cli_parse_none_str=NONE, cli_exit_on_error=False
         )
         parsed = dict(source())
     except SettingsError as error:
