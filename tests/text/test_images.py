@@ -74,7 +74,7 @@ def test_an_image_thinner_than_a_patch_keeps_one(ours: Tokenizer) -> None:
     assert preprocess(picture(1, 5000), SMALL).grid == (1, 8)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_turned_as_exif_says(orientation: int, format: str) -> None:
     exif = Image.Exif()
@@ -89,6 +89,7 @@ def test_turned_as_exif_says(orientation: int, format: str) -> None:
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG header that promises a huge picture."""
+
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 

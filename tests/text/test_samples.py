@@ -180,7 +180,8 @@ def test_text_that_does_not_come_back_is_refused(load_template) -> None:
     tokenizer = Tokenizer(base)
     tokenizer.end_ids = (tokenizer.id_of("<|im_end|>"),)
     talk = chat(said("user", "a"), said("assistant", "b"))
-    assert "does not come back from its tokens: 'b<|im_end|>" in refusal(talk, tokenizer, load_template("chatml"))
+    problem = refusal(talk, tokenizer, load_template("chatml"))
+    assert "does not come back from its tokens: 'b<|im_end|>" in problem
     kept = load_template("chatml").train_samples(chat(said("user", "a"), said("assistant", "a")), tokenizer)
     assert len(kept) == 1
 

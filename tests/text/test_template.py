@@ -200,6 +200,15 @@ def test_parts_template_with_images(foreign: Tokenizer, load_template) -> None:
     assert len(made.image_positions) == 2
 
 
+def test_the_default_template_writes_the_tokenizers_own_image_token() -> None:
+    from whorl.text.bpe import SPECIALS, train_bpe
+
+    specials = ["<image>" if text == "[IMG]" else text for text in SPECIALS]
+    tokenizer = train_bpe(["look here "], 300, specials)
+    made = ChatTemplate.default().render(chat(said("user", IMAGES[0])), tokenizer, reply=True)
+    assert [made.ids[at] for at in made.image_positions] == [tokenizer.id_of("<image>")]
+
+
 def test_an_image_the_template_leaves_out_is_an_error(foreign: Tokenizer, load_template) -> None:
     silent = ChatTemplate("{% for m in messages %}{{ m.role }}{% endfor %}")
     with pytest.raises(DataError, match="writes <image> 0 times for 1 images"):

@@ -20,7 +20,7 @@ from whorl.base.nouns import ImagePart
 from whorl.text.config import ImageConfig
 from whorl.text.tokenizer import Tokenizer
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # none that runs another program to decode
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # none that runs another program to decode
 BREAK, END = "[IMG_BREAK]", "[IMG_END]"
 # What Pillow's decoders raise on damaged files, besides OSError.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, TypeError)

@@ -83,7 +83,9 @@ class Renderer:
         for message, original in zip(escaped["messages"], conversation.messages, strict=True):
             message["role"] = original.role  # one of four words: templates spell control tokens with it
         self._messages: list[dict[str, Any]] = escaped["messages"]
-        self._variables = {**tokenizer.special_tokens, **escaped["args"], "tools": escaped["tools"]}
+        named = {"image_token": tokenizer.image_token} if tokenizer.image_token else {}
+        named |= tokenizer.special_tokens
+        self._variables = {**named, **escaped["args"], "tools": escaped["tools"]}
         self._images = self._expansions(image_tokens)
         self._layouts: dict[tuple[int, bool], Layout] = {}
 
