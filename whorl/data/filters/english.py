@@ -73,7 +73,8 @@ def split_chunk(chunk: str) -> list[str]:
         short = end - start <= LONGEST_SPECIAL
         if short and is_special(chunk[start:end]):
             break
-        leading, trailing = prefix(chunk, start, end), suffix(chunk, start, end)
+        leading = 0 if chunk[start].isalnum() else prefix(chunk, start, end)
+        trailing = suffix(chunk, start, end)
         if leading and not (trailing and short and is_special(chunk[start : end - trailing])):
             head.append(chunk[start : start + leading])
             start += leading

@@ -32,6 +32,7 @@ _ALONE = frozenset(
 _LEADING = _ALONE | frozenset("§%=" + _CURRENCY)
 _AFTER_DIGIT = frozenset("%+" + _CURRENCY)
 _BEFORE_STOP = _ALONE - frozenset("—–") | frozenset("0123456789%²-+" + _LOWER)
+LONGEST_MEASURE = 5  # characters, the digit before it included
 _MEASURE = re.compile(rf"(?<=[0-9])(?:{'|'.join(map(re.escape, _UNITS))})\Z")
 
 
@@ -58,7 +59,8 @@ def suffix(chunk: str, start: int, end: int) -> int:
     if last.isalnum():
         if last in "sS" and before in "'’":
             return 2 if end - start > 2 else 0
-        match = _MEASURE.search(chunk[max(start, end - 5) : end])
+        tail = chunk[max(start, end - LONGEST_MEASURE) : end]
+        match = None if tail.isalpha() else _MEASURE.search(tail)
         return len(match.group()) if match else 0
     if last == ".":
         return _full_stop(chunk, start, end)

@@ -7,7 +7,6 @@ the lexicon; rules on lines first ask a bound that one scan of the text answers 
 
 from __future__ import annotations
 
-import re
 from math import inf
 
 import numpy as np
@@ -22,7 +21,6 @@ from whorl.data.filters.config import (
 from whorl.data.filters.english import ALPHA, SYMBOL
 from whorl.data.signals.ngrams import repeated_ngrams
 
-_PARAGRAPHS = re.compile(r"\n{2,}")
 _ELLIPSES = ("...", "…")
 _BULLETS = ("•", "-")
 _ZERO = np.zeros(1, np.int64)
@@ -77,7 +75,8 @@ def gopher_repetition(document: Document, config: GopherRepetitionConfig = GOPHE
     text = document.text
     if not text:
         return "empty"
-    paragraphs = _PARAGRAPHS.split(text.strip())
+    # Two newlines or more part paragraphs; of an odd run, one is left before the next.
+    paragraphs = [part.lstrip("\n") for part in text.strip().split("\n\n") if part] or [""]
     repeats, characters = duplicates(paragraphs)
     if _above(repeats / len(paragraphs), config.max_duplicate_paragraphs):
         return "dup_para_frac"
@@ -110,7 +109,7 @@ def _repeated_words(document: Document, config: GopherRepetitionConfig) -> str |
         if n < last_top and n not in duplicate:
             continue
         # No duplicates of this length or of a longer one can have more characters than this.
-        bound = int((ends[found.positions + n] - ends[found.positions]).sum()) / size
+        bound = found.characters(ends) / size
         most = duplicate.get(n, inf)
         if not broken and bound > most and found.walk(ends) / size > most:
             broken = f"duplicated_{n}_n_grams"

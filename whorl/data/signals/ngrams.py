@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+_NONE: Ints = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,16 @@ class Repeated:
         best = int(self.counts.argmax())
         return int(self.positions[best]), int(self.counts[best])
 
-    def covered(self, words: int) -> NDArray[np.bool_]:
-        """[words]: whether a word is part of any repeated n-gram."""
-        steps = np.zeros(words + self.n + 1, np.int64)
-        steps[self.positions] += 1
-        steps[self.positions + self.n] -= 1
-        return steps.cumsum()[:words] > 0
+    def characters(self, ends: Ints) -> int:
+        """Characters of the words that are part of any repeated n-gram, each counted once. `ends`
+        [words + 1] are the words' cumulated lengths, from 0."""
+        stops = self.positions + self.n
+        np.minimum(stops[:-1], self.positions[1:], out=stops[:-1])  # up to where the next one begins
+        return int((ends[stops] - ends[self.positions]).sum())
 
     def walk(self, ends: Ints) -> int:
         """Characters of n-grams that were met before, reading from the left and jumping over each one
-        found: Gopher's duplicate n-grams as datatrove counts them. `ends` [words + 1] are the words'
-        cumulated lengths, from 0."""
+        found: Gopher's duplicate n-grams as datatrove counts them. At most `characters(ends)`."""
         seen: set[int] = set()
         free = characters = 0
         sizes = ends[self.positions + self.n] - ends[self.positions]
@@ -81,16 +81,18 @@ def repeated_ngrams(ids: Ints, longest: int) -> Iterator[Repeated]:
 
 
 def _keep_repeated(positions: Ints, keys: Ints) -> tuple[Ints, Ints, Ints]:
-    if len(keys) < 2:  # one cannot be repeated
-        return positions[:0], keys[:0], keys[:0]
+    """The positions whose key is not alone, in order, with the group each is in and that group's size."""
     order = keys.argsort()
     ordered = keys[order]
-    first = np.empty(len(keys), np.bool_)  # the first of its kind in sorted order
-    first[0] = True
-    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    ranks = first.cumsum() - 1
-    groups = np.empty_like(keys)
-    groups[order] = ranks
-    counts = np.bincount(ranks)[groups]
-    (kept,) = (counts > 1).nonzero()
-    return positions[kept], groups[kept], counts[kept]
+    again = np.zeros(len(keys), np.bool_)  # in sorted order: has the key of the one before
+    np.equal(ordered[1:], ordered[:-1], out=again[1:])
+    if not again.any():
+        return _NONE, _NONE, _NONE
+    shared = again.copy()
+    shared[:-1] |= again[1:]
+    (members,) = shared.nonzero()
+    groups = (~again[members]).cumsum() - 1
+    found = order[members]
+    back = found.argsort()
+    groups = groups[back]
+    return positions[found[back]], groups, np.bincount(groups)[groups]

@@ -7,6 +7,7 @@ Gopher filters, whose denominator is the whole text, do not transfer.
 from __future__ import annotations
 
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 
@@ -35,8 +36,8 @@ def frac_chars_dupe_ngrams(document: Document, n: int) -> float:
     found = _repeated(document, n)
     if found is None:
         return 0.0
-    lengths = np.fromiter(map(len, document.words), np.int64)
-    return round(float(lengths[found.covered(len(lengths))].sum() / lengths.sum()), PRECISION)
+    ends = np.array([0, *accumulate(map(len, document.words))])
+    return round(found.characters(ends) / int(ends[-1]), PRECISION)
 
 
 def _repeated(document: Document, n: int) -> Repeated | None:
