@@ -40,7 +40,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.compute_dtype = config, compute_dtype
-        self.family: str | None = None  # the model_type it was read from, which saving prefers; no part of the maths
+        self.family: str | None = None  # the model_type it was read from; saving prefers it
         width = config.d_embed or config.d_model
         self.embed = nn.Embedding(config.vocab_size, width)
         self.position_embed = (
