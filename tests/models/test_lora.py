@@ -136,8 +136,8 @@ def test_theirs_in_ours(base: tuple[str, Path], options: dict[str, Any], tmp_pat
     if options.pop("patterned", False):
         first = {"llama": "v_proj", "gpt2": "c_attn", "llava": "linear_1"}.get(kind, "q_proj")
         options |= {"rank_pattern": {first: 7}, "alpha_pattern": {first: 3}}
-    if "layers_to_transform" in options and kind == "llava":
-        pytest.skip("peft counts the tower's layers too; the plain case covers the names")
+    if kind == "llava":
+        options.pop("layers_to_transform", None)  # peft would count the vision tower's layers too
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=THEIR_TARGETS[kind], **options)
     their = peft.get_peft_model(hf_model(kind), config)
     shake(their)
@@ -172,9 +172,10 @@ def test_only_adapters_are_trained() -> None:
         assert parameter.grad is None or parameter.grad.abs().sum() > 0
 
 
-def test_bf16_base_keeps_fp32_adapters_and_merges(tmp_path: Path) -> None:
+def test_bf16_base_keeps_fp32_adapters_and_merges() -> None:
     model = tiny().to(torch.bfloat16)
     model.compute_dtype = torch.bfloat16
+    plain = ours(model, "llama")
     inject(model, LoraConfig(rank=2))
     shake(model)
     assert all(adapter.lora_a.weight.dtype == torch.float32 for _, adapter in adapters(model))
@@ -182,7 +183,8 @@ def test_bf16_base_keeps_fp32_adapters_and_merges(tmp_path: Path) -> None:
     merged = merge(model)
     assert all(parameter.dtype == torch.bfloat16 for parameter in merged.parameters())
     assert all(parameter.requires_grad for parameter in merged.parameters())
-    torch.testing.assert_close(ours(merged, "llama"), wanted, atol=0.1, rtol=0.1)
+    difference = ours(merged, "llama") - wanted
+    assert difference.norm() < 0.05 * (wanted - plain).norm()
 
 
 def test_dropout_acts_in_training_alone() -> None:

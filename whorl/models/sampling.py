@@ -51,5 +51,7 @@ def truncated(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor 
 
 def uniform(seed: int, number: int, position: int) -> float:
     """A number in [0, 1) of its own for every (seed, number, position)."""
-    bits = np.random.Philox(key=[seed & WORD, PURPOSE], counter=[position, number & WORD, 0, 0])
+    key = np.array([seed & WORD, PURPOSE], dtype=np.uint64)
+    counter = np.array([position, number & WORD, 0, 0], dtype=np.uint64)  # a list would pass through floats
+    bits = np.random.Philox(key=key, counter=counter)
     return float(np.random.Generator(bits).random())
