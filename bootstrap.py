@@ -154,7 +154,7 @@ def hint_cpu_torch():
     if sys.platform == "linux" and not shutil.which("nvidia-smi") and not chosen:
         say(
             "no NVIDIA GPU seen: with PIP_EXTRA_INDEX_URL=INDEX "
-            "the download is ten times smaller"
+            "the download leaves out gigabytes of CUDA packages"
         )
 
 

@@ -60,9 +60,7 @@ def cpu() -> Check:
     found = f"{cpu_model()}, {cores()} cores usable, {shown}"
     if flags & {"avx512_bf16", "amx_bf16", "bf16"} or platform.machine() == "arm64":
         return Check(name="cpu", state="ok", found=found)
-    remedy = (
-        "no bf16 instructions: training measures both and will likely choose fp32, at about half the speed"
-    )
+    remedy = "no bf16 instructions: training measures both and will likely choose fp32, which is slower"
     return Check(name="cpu", state="missing", found=found, remedy=remedy)
 
 
@@ -202,7 +200,7 @@ def compiler() -> Check:
         return Check(name="compiler", state="ok", found=found)
     there = [found for found in map(shutil.which, candidates()) if found]
     broken = [f"{found}: {compile_problem(found)}" for found in there]
-    remedy = "training runs eagerly without it, at about two thirds of the speed; " + compiler_remedy()
+    remedy = "everything works eagerly without it, only slower; " + compiler_remedy()
     return Check(name="compiler", state="missing", found="; ".join(broken) or "none", remedy=remedy)
 
 
