@@ -40,7 +40,7 @@ from whorl.data.units import TRAIN, VALIDATION, FirstPass, LastPass, file_entry,
 
 
 @dataclass(frozen=True)
-class Source:
+class Inputs:
     """What to read and how: files, folders and globs."""
 
     paths: tuple[str, ...]
@@ -94,12 +94,12 @@ def run_config(config: DataConfig) -> Report:
         raise InputError("no input; give files or folders, or paths = [...] in the recipe")
     if not config.out:
         raise InputError('no place for the dataset; give --out DIR, or out = "DIR" in the recipe')
-    source = Source(config.paths, config.read, config.piece_bytes)
+    source = Inputs(config.paths, config.read, config.piece_bytes)
     return run(source, steps_of(config), config.out, workers=config.workers)
 
 
 def run(
-    source: Source | str | Path | Iterable[str | Path],
+    source: Inputs | str | Path | Iterable[str | Path],
     steps: Sequence[Step],
     sink: str | Path,
     *,
@@ -112,9 +112,9 @@ def run(
     missing path, an unfit step, or a `sink` that holds something else; `FaultError` when the disk is
     full or a worker keeps dying: what is done is kept, and the same call goes on from there.
     """
-    if not isinstance(source, Source):
+    if not isinstance(source, Inputs):
         paths = (source,) if isinstance(source, str | Path) else source
-        source = Source(tuple(str(path) for path in paths))
+        source = Inputs(tuple(str(path) for path in paths))
     check_steps(steps)
     try:
         with Pool(workers or os.cpu_count() or 1) as pool:
@@ -129,7 +129,7 @@ def run(
 
 @dataclass
 class _Run:
-    source: Source
+    source: Inputs
     steps: tuple[Step, ...]
     out: Path
     pool: Pool

@@ -53,8 +53,10 @@ def shingles(words: Sequence[str], ngram: int) -> np.ndarray:
     return total
 
 
-def split_unspaced(words: Sequence[str]) -> list[str]:
+def split_unspaced(words: Sequence[str]) -> Sequence[str]:
     """`words` with every character of Chinese, Japanese, Thai, … as a word."""
+    if all(map(str.isascii, words)):
+        return words
     found: list[str] = []
     for word in words:
         if word.isascii() or not _UNSPACED.search(word):
