@@ -58,7 +58,7 @@ def run(tmp_path: Path) -> Path:
         logbook.config(Recipe())
         for step in range(1, 3000):
             logbook.metric(
-                step, loss=9 / step, lr=1e-3, **({"val_loss": 9.5 / step} if step % 100 == 0 else {})
+                step, loss=9 / step, lr=1e-3, **({"validation_loss": 9.5 / step} if step % 100 == 0 else {})
             )
         logbook.metric(3000, loss=math.nan, some_other=4.0)
         logbook.resume(2000)
@@ -100,6 +100,24 @@ def test_the_page_shows_live_values_and_can_name_them(run: Path) -> None:
     assert (loss["steps"][-1], loss["values"][-1]) == (2001, 0.125)
     assert val_loss["steps"] == list(range(100, 2001, 100))  # what the resume superseded is gone
     assert "some other" not in source
+
+
+def test_the_runs_inside_a_run_are_on_its_page(tmp_path: Path) -> None:
+    """As the quickstart has them: stages and results outside, a training in each folder inside."""
+    with Logbook(tmp_path) as logbook:
+        logbook.event("stage", name="chat", seconds=1.0)
+        for name in ("pretrain", "chat"):
+            with Logbook(tmp_path / name) as inner:
+                inner.metric(1, loss=2.0 if name == "chat" else 3.0)
+                inner.event("sample", step=1, prompt="to " + name, reply="yes")
+    source = write_report(tmp_path).read_text()
+    text = " ".join("".join(Page(source).text).split())
+    for words in ("pretrain, by step", "chat, by step", "to pretrain", "to chat"):
+        assert words in text
+    assert text.index("pretrain, by step") < text.index("chat, by step")
+    [points] = re.findall(r'id="points">(.*?)</script>', source, re.S)
+    assert [chart["series"][0]["values"] for chart in json.loads(points)] == [[3.0], [2.0]]
+    assert source.count("<svg") == 2
 
 
 def test_an_empty_run_has_a_page_too(tmp_path: Path) -> None:

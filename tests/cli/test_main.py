@@ -84,7 +84,11 @@ def test_ctrl_c_is_130_without_a_traceback(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "metrics.jsonl")
     (tmp_path / "events.jsonl").write_text("")
     process = subprocess.Popen(
-        [sys.executable, "-m", "whorl", "runs", "show", str(tmp_path)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "whorl", "runs", "show", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that puts the tests into the background makes their children ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with open(tmp_path / "metrics.jsonl", "wb"):  # opens once the process reads
         process.send_signal(signal.SIGINT)

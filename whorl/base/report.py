@@ -22,7 +22,7 @@ TEMPLATE = Path(__file__).parent / "report.html.jinja"
 
 # Metrics that belong into one plot, in the order the plots stand; any other gets its own after them.
 PLOTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("loss", ("loss", "val_loss")),
+    ("loss", ("loss", "validation_loss")),
     ("learning rate", ("lr",)),
     ("tokens a second", ("tokens_per_second",)),
     ("gradient norm", ("grad_norm",)),
@@ -48,20 +48,25 @@ def render_report(record: Record) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    charts = charts_of(record)
+    plots = [("", charts_of(record)), *((part.name, charts_of(part)) for part in record.parts)]
+    events = [("", event) for event in record.events]
+    events += [(part.name, event) for part in record.parts for event in part.events]
+    events.sort(key=lambda one: one[1]["time"])
     recipe = Path(record.run.path) / CONFIG
     return template.render(
-        name=Path(record.run.path).resolve().name,
+        name=record.name,
         run=record.run,
         started=when(record.run.started),
         lasted=duration(record.run.seconds),
         tiles=tiles(record),
         results=[result_row(event) for event in record.of_kind("result")],
-        charts=[(chart.title, chart.series, chart.svg()) for chart in charts],
-        points=json.dumps([chart.points() for chart in charts]).replace("<", "\\u003c"),
+        plots=[
+            (name, [(one.title, one.series, one.svg()) for one in charts]) for name, charts in plots if charts
+        ],
+        points=json.dumps([one.points() for _, charts in plots for one in charts]).replace("<", "\\u003c"),
         stages=stage_bars(record),
-        events=[(offset(record, event), event["kind"], event_line(event)) for event in record.events],
-        samples=record.of_kind("sample"),
+        events=[(offset(record, event), part, event["kind"], event_line(event)) for part, event in events],
+        samples=[event for _, event in events if event["kind"] == "sample"],
         config=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
         provenance=provenance_rows(record),
         versions=(record.of_kind("start") or [{}])[-1].get("versions", {}),
@@ -89,16 +94,18 @@ def _series(metrics: list[Metric], name: str) -> Series:
 
 def tiles(record: Record) -> list[tuple[str, str]]:
     """The few figures at the top of the page."""
-    last = record.run.last
-    shown = [("steps", f"{record.run.steps:,}")]
-    for name in ("loss", "val_loss"):
-        if name in last:
-            shown.append((name.replace("_", " "), f"{last[name]:.4g}"))
-    speeds = series(record.metrics, "tokens_per_second")[1]
-    if speeds:
-        shown.append(("tokens a second", figure(sorted(speeds)[len(speeds) // 2])))
-    shown.append(("time", duration(record.run.seconds)))
-    return shown
+    shown: list[tuple[str, str]] = []
+    for one in [record, *record.parts]:
+        last, before = one.run.last, "" if one is record else f"{one.name}: "
+        if one.metrics:
+            shown.append((f"{before}steps", f"{one.run.steps:,}"))
+        for name in ("loss", "validation_loss"):
+            if name in last:
+                shown.append((before + name.replace("_", " "), f"{last[name]:.4g}"))
+        speeds = series(one.metrics, "tokens_per_second")[1]
+        if speeds:
+            shown.append((f"{before}tokens a second, median", figure(sorted(speeds)[len(speeds) // 2])))
+    return [*shown, ("time", duration(record.run.seconds))]
 
 
 def result_row(event: dict[str, Any]) -> tuple[str, str, str, str]:

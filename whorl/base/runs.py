@@ -38,12 +38,18 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A run in full, as it lies on disk."""
+    """A run in full, as it lies on disk; `parts` are the runs directly inside its folder, as the
+    quickstart has one for each training."""
 
     run: Run
     config: dict[str, Any]
     metrics: list[Metric]
     events: list[dict[str, Any]]
+    parts: list[Record] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return Path(self.run.path).resolve().name
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["kind"] == kind]
@@ -69,7 +75,17 @@ def read_run(path: str | Path) -> Record:
         raise InputError(f"{path} is not a run: it holds neither {EVENTS} nor {METRICS}; see whorl runs list")
     metrics, events = read_metrics(path), read_events(path)
     config = read_toml(path / CONFIG) if (path / CONFIG).is_file() else {}
-    return Record(run=_sum_up(path, metrics, events), config=config, metrics=metrics, events=events)
+    return Record(
+        run=_sum_up(path, metrics, events),
+        config=config,
+        metrics=metrics,
+        events=events,
+        parts=sorted((read_run(part) for part in _runs_inside(path)), key=lambda part: part.run.started),
+    )
+
+
+def _runs_inside(path: Path) -> set[Path]:
+    return {file.parent for name in (EVENTS, METRICS) for file in path.glob(f"*/{name}")}
 
 
 def _sum_up(path: Path, metrics: list[Metric], events: list[dict[str, Any]]) -> Run:
