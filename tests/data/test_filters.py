@@ -208,6 +208,7 @@ SENTENCES = (
 )
 PLAIN = SENTENCES + "By autumn most of the wood is cut, stacked and paid for."
 SHUFFLED = st.lists(st.sampled_from(PLAIN.split()), min_size=50).map(" ".join)
+LONG_LINES = ["Averyveryverylongwordonthisline.", "Anotherveryverylongwordonthat."]
 LINE_BY_LINE = PLAIN.replace(". ", ".\n")
 
 
@@ -247,7 +248,7 @@ def test_plain_prose_is_kept_by_all() -> None:
         (fineweb_quality, "one line without an end\nanother one", "line_punct_ratio"),
         (fineweb_quality, "Short.\nAlso short.", "short_line_ratio"),
         (fineweb_quality, "A line that is long enough to count.\n" * 2, "char_dup_ratio"),
-        (fineweb_quality, "Averyveryverylongwordonthisline.\n\n\nAnotherveryverylongwordonthat.", "list_ratio"),
+        (fineweb_quality, "\n\n\n".join(LONG_LINES), "list_ratio"),
         (fineweb_recipe, PLAIN + " " + PLAIN, "duplicated_5_n_grams"),
         (fineweb_recipe, SENTENCES[:130], "gopher_short_doc"),
         (fineweb_recipe, PLAIN + " { }", "curly_bracket"),

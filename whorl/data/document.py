@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
 import xxhash
 
 from whorl.base.errors import DataError
@@ -135,7 +134,7 @@ class Document:
 
         numbers: dict[str, int] = {}
         ids = [numbers.setdefault(word, len(numbers)) for word in self.words]
-        return tuple(repeated_ngrams(np.array(ids, np.int64), min(10, len(ids))))
+        return tuple(repeated_ngrams(ids, min(10, len(ids))))
 
     @cached_property
     def _ngrams(self) -> dict[int, tuple[tuple[str, ...], ...]]:

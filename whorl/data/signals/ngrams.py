@@ -7,7 +7,7 @@ two halves: no hash, no collision, and on ordinary text nearly all the work is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,10 +64,10 @@ class Repeated:
         return characters
 
 
-def repeated_ngrams(ids: Ints, longest: int) -> Iterator[Repeated]:
+def repeated_ngrams(ids: Ints | Sequence[int], longest: int) -> Iterator[Repeated]:
     """`Repeated` for n = 2, 3, …, `longest` over word numbers `ids` [N], each in 0 … 2³¹ - 1."""
     positions = np.arange(len(ids))
-    groups = ids
+    groups = np.asarray(ids, np.int64)
     for n in range(2, longest + 1):
         if not len(positions):
             keys = positions  # nothing shorter is repeated
