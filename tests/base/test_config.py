@@ -171,6 +171,8 @@ def test_describe_lists_keys_with_type_documentation_and_default() -> None:
     assert rows["optimizer.lr"] == ("float", "Peak learning rate. [0.001]")
     assert rows["steps"] == ("int", "(required)")
     assert rows["optimizer.name"][0] == "'adamw' | 'muon'"
+    assert rows["paths"] == ("str …", "")
+    assert rows["compile"] == ("bool | none", "[none]")
     assert "optimizer" not in rows
 
 

@@ -56,6 +56,15 @@ def test_it_runs_from_an_empty_folder_elsewhere(wheel: Path, tmp_path: Path) -> 
         [*command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert "quickstart" in shown.stdout
+    shown = subprocess.run(
+        [*command, "quickstart", "--help"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--minutes" in shown.stdout
     where = [sys.executable, "-c", "import whorl; print(whorl.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip().startswith(str(site))

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import to_jsonable_python
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from whorl.base.errors import InputError
 from whorl.base.fields import arms, config_fields, describe, models_anywhere, nearest
@@ -42,6 +41,7 @@ class Config(BaseModel):
         return {**given, **{name: None for name in nones if NoneType in arms(fields[name].annotation)}}
 
 
+ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 ConfigType = TypeVar("ConfigType", bound=Config)
 
 
@@ -100,7 +100,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(inner) for inner in value]
-    return value if isinstance(value, float) else to_jsonable_python(value)
+    return value if isinstance(value, float) else ANYTHING.dump_python(value, mode="json")
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

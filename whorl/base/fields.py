@@ -29,7 +29,7 @@ def describe(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
             continue
         text = " ".join((field.description or "").split())
         default = field.get_default(call_default_factory=True, validated_data={})
-        ending = "(required)" if field.is_required() else f"[{'none' if default is None else default}]"
+        ending = "(required)" if field.is_required() else _shown(default)
         yield key, type_name(field), f"{text} {ending}".strip()
 
 
@@ -46,8 +46,17 @@ def nearest(name: str, names: typing.Iterable[str], mark: str = "") -> str:
     return f"; there are {', '.join(mark + full for full in names[:12])}{' …' if len(names) > 12 else ''}"
 
 
+def _shown(default: Any) -> str:
+    """A default as a recipe would have it; nothing for an empty one."""
+    if default is None or isinstance(default, bool):
+        return f"[{str(default).lower()}]"
+    return "" if default in ("", (), [], {}) else f"[{default}]"
+
+
 def type_name(field: FieldInfo) -> str:
-    """A field's type as a person writes it: `int`, `float | None`, `'adamw' | 'muon'`."""
+    """A field's type as a person writes it: `int`, `float | none`, `'adamw' | 'muon'`, `str …`."""
+    if is_text_list(field):
+        return "str …"
     return " | ".join(_type_name(arm) for arm in arms(field.annotation))
 
 

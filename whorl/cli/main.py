@@ -96,10 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = usage(error)
     except click.ClickException as error:
         code = complain(error.format_message(), error.exit_code)
-    except BrokenPipeError:
-        # The reader went away (`whorl runs list | head`); give Python nothing left to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except WhorlError as error:
         if debug:
             raise
