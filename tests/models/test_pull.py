@@ -17,7 +17,7 @@ import torch
 
 from whorl.base.errors import DataError, FaultError, InputError
 from whorl.models import Decoder, load
-from whorl.models.pull import RECORD, is_hub_name, pull
+from whorl.models.hub import RECORD, is_hub_name, pull
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "fedcba9876543210fedcba9876543210fedcba98"

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from whorl.models.context import Context, Packed, PackedContext
     from whorl.models.decoder import Decoder, Projection
     from whorl.models.directory import load, model_directory, read_config, save, save_state
+    from whorl.models.export import export_model
     from whorl.models.generation import Generated, Prompt, generate
+    from whorl.models.hub import pull
+    from whorl.models.info import describe
     from whorl.models.lora import inject, load_adapter, merge, save_adapter
     from whorl.models.vision import Images
     from whorl.models.weights import weight_manifest, weight_version
@@ -22,12 +25,13 @@ PUBLIC = {
     "load_adapter": "adapter", "merge": "lora", "model_directory": "directory", "read_config": "directory",
     "save": "directory", "save_adapter": "adapter", "save_state": "directory",
     "weight_manifest": "weights", "weight_version": "weights",
+    "describe": "info", "export_model": "export", "pull": "hub",
 }  # fmt: skip
 __all__ = [
     "Assistant", "Context", "Decoder", "Generated", "Images", "LoraConfig", "ModelConfig", "Packed",
     "PackedContext", "Projection", "Prompt", "RopeConfig", "VisionConfig", "generate", "inject", "load",
     "load_adapter", "merge", "model_directory", "read_config", "save", "save_adapter", "save_state",
-    "weight_manifest", "weight_version",
+    "weight_manifest", "weight_version", "describe", "export_model", "pull",
 ]  # fmt: skip
 
 

@@ -48,9 +48,7 @@ def load(
     """
     directory = model_directory(path)
     config, family, values = read_config(directory)
-    with torch.device("meta"):
-        model = Decoder(config)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    model, shapes = _empty(config)
     wanted = family.tensors(config)
     with Checkpoint(directory, family) as checkpoint:
         checkpoint.check(wanted, shapes, config.tied)
@@ -126,6 +124,17 @@ def save_state(
     write_json(directory / "config.json", values)
 
 
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a decoder at these axes, without its memory."""
+    return _empty(config)[1]
+
+
+def _empty(config: ModelConfig) -> tuple[Decoder, dict[str, tuple[int, ...]]]:
+    with torch.device("meta"):
+        model = Decoder(config)
+    return model, {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
 def read_config(path: str | Path) -> tuple[ModelConfig, Family, dict[str, Any]]:
     """The config of a model directory: ours, its family, and the file as it stands."""
     directory = model_directory(path)
@@ -151,11 +160,11 @@ def model_directory(path: str | Path) -> Path:
         return directory
     if directory.exists():
         raise InputError(f"{directory} is a file; give the model's directory")
-    from whorl.models.pull import is_hub_name
+    from whorl.models.hub import is_hub_name
 
     if is_hub_name(str(path)):
         raise InputError(
-            f"there is no directory {path}; to fetch that model from the hub: whorl model pull {path}"
+            f"there is no directory {path}; if it is a model on the hub: whorl model pull {path}"
         )
     raise InputError(f"there is no model directory {path}")
 

@@ -108,7 +108,9 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.activation]
-        self.gate = Linear(config.d_model, config.d_ff, bias=config.mlp_bias) if config.mlp == "gated" else None
+        self.gate = (
+            Linear(config.d_model, config.d_ff, bias=config.mlp_bias) if config.mlp == "gated" else None
+        )
         self.up = Linear(config.d_model, config.d_ff, bias=config.mlp_bias)
         self.down = Linear(config.d_ff, config.d_model, bias=config.mlp_bias)
 

@@ -18,7 +18,7 @@ from whorl.models.families import gemma2, gemma3, gpt2, llama, llava, mistral, o
 from whorl.models.families.family import Family, Stored, canonical
 from whorl.models.families.fields import Fields, UnfitError
 
-__all__ = ["FAMILIES", "Family", "Stored", "config_from_hf", "config_to_hf", "family_of"]
+__all__ = ["FAMILIES", "Family", "Stored", "check_family", "config_from_hf", "config_to_hf", "family_of"]
 
 # Where several express a model, the first one names it.
 FAMILIES: dict[str, Family] = {
@@ -87,6 +87,16 @@ def config_to_hf(config: ModelConfig, prefer: str | None = None) -> tuple[dict[s
             return {**head, **family.write(canonical(config))}, family
         reasons.append(f"{name} has no {reason}")
     raise InputError(f"no Hugging Face family expresses this model: {'; '.join(reasons)}")
+
+
+def check_family(config: ModelConfig, name: str) -> None:
+    """`InputError` unless the family of that `model_type` expresses the model."""
+    if config.vision is not None and name in WITHOUT_IMAGES:
+        raise InputError(f"a llava model around {name!r} is not one transformers can load, nor Whorl")
+    text = _known(name, "--family")
+    reason = _misfit(config, llava.wrap(text) if config.vision is not None else text)
+    if reason is not None:
+        raise InputError(f"--family {name} has no {reason}")
 
 
 def _misfit(config: ModelConfig, family: Family) -> str | None:

@@ -1,0 +1,157 @@
+"""`whorl model info | export | merge | pull`: model directories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
+GIGABYTE = 1_000_000_000
+
+dtype_option = click.option(
+    "--dtype", type=click.Choice(DTYPE_NAMES), help="Of the tensors; default: as stored."
+)
+shard_option = click.option(
+    "--shard-gb", default=5.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+    help="Gigabytes a file holds at most.",
+)  # fmt: skip
+
+
+@click.group()
+def command() -> None:
+    """Model directories: what one holds, written anew, an adapter merged, fetched from a hub."""
+
+
+@command.command()
+@click.argument("model", metavar="MODEL")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def info(model: str, as_json: bool) -> None:
+    """What MODEL, a Hugging Face directory, holds; its files are checked on the way."""
+    from whorl.models.info import describe
+
+    found = describe(model)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for name, text in rows(found):
+            click.echo(f"{name:<15}{text}")
+
+
+@command.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("out", type=click.Path(path_type=Path))
+@dtype_option
+@shard_option
+@click.option("--family", metavar="NAME", help="Write it as this model_type, where that expresses the model.")
+@click.option("--json", "as_json", is_flag=True, help='{"out": …, "weight_version": …} on stdout.')
+def export(
+    model: str, out: Path, dtype: str | None, shard_gb: float, family: str | None, as_json: bool
+) -> None:
+    """Write MODEL anew to OUT: in another dtype, other shards or another family."""
+    from whorl.models.export import export_model
+
+    export_model(model, out, dtype=torch_dtype(dtype), family=family, shard_bytes=int(shard_gb * GIGABYTE))
+    wrote(out, as_json)
+
+
+@command.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("adapter", metavar="ADAPTER")
+@click.argument("out", type=click.Path(path_type=Path))
+@dtype_option
+@shard_option
+@click.option("--json", "as_json", is_flag=True, help='{"out": …, "weight_version": …} on stdout.')
+def merge(model: str, adapter: str, out: Path, dtype: str | None, shard_gb: float, as_json: bool) -> None:
+    """Add ADAPTER, a PEFT directory, to the weights of MODEL and write the whole to OUT."""
+    from whorl.models.export import export_model
+
+    export_model(model, out, adapter=adapter, dtype=torch_dtype(dtype), shard_bytes=int(shard_gb * GIGABYTE))
+    wrote(out, as_json)
+
+
+@command.command()
+@click.argument("name", metavar="ORG/NAME[@REVISION]")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to; default: ORG/NAME here.")
+@click.option("--json", "as_json", is_flag=True, help="The record of the pull on stdout.")
+def pull(name: str, out: Path | None, as_json: bool) -> None:
+    """Fetch a model from the hub: safetensors, tokenizer, config and template, at one revision.
+
+    Interrupted, it goes on where it stopped. $HF_ENDPOINT names another hub, $HF_TOKEN opens what is
+    gated.
+    """
+    from whorl.models.hub import RECORD
+    from whorl.models.hub import pull as fetch
+
+    path = fetch(name, out)
+    click.echo((path / RECORD).read_text(encoding="utf-8").rstrip() if as_json else str(path))
+
+
+def torch_dtype(name: str | None) -> torch.dtype | None:
+    from whorl.models.directory import DTYPES
+
+    return None if name is None else DTYPES[name]
+
+
+def wrote(out: Path, as_json: bool) -> None:
+    from whorl.models.weights import weight_version
+
+    made = {"out": str(out), "weight_version": weight_version(out)}
+    click.echo(json.dumps(made) if as_json else f"{out}  weights {made['weight_version'][:12]}")
+
+
+def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """`describe`'s object as lines for people."""
+    from whorl.base.progress import figure
+
+    counts = dict(found["parameters"])
+    total = counts.pop("total")
+    parts = ", ".join(f"{name} {figure(count)}" for name, count in counts.items())
+    stored = ", ".join(found["stored_dtypes"])
+    lines = [
+        ("family", f"{found['family']} ({found['architecture']})"),
+        ("parameters", f"{total:,} ({parts})"),
+        ("dtype", f"stored {stored}, computes in {found['compute_dtype'] or 'the same'}"),
+        (
+            "weights",
+            f"{figure(found['bytes'])}B in {found['files']} file(s), version {found['weight_version']}",
+        ),
+        ("context", f"{found['context']:,} tokens"),
+        ("axes", shown(found["axes"])),
+    ]
+    tokenizer, template, pulled = found["tokenizer"], found["template"], found["pulled"]
+    if tokenizer:
+        ends = " ".join(tokenizer["end_tokens"]) or "none"
+        lines.append(
+            (
+                "tokenizer",
+                f"{tokenizer['vocab_size']:,} tokens, ends with {ends}, hash {tokenizer['hash'][:12]}",
+            )
+        )
+    else:
+        lines.append(("tokenizer", "none"))
+    args = f", arguments {json.dumps(template['args'])}" if template and template["args"] else ""
+    lines.append(
+        ("template", f"{template['file']}, hash {template['hash'][:12]}{args}" if template else "none")
+    )
+    if pulled:
+        lines.append(("pulled", f"{pulled['name']} at {pulled['commit'][:12]} from {pulled['hub']}"))
+    return lines
+
+
+def shown(axes: dict[str, Any]) -> str:
+    """`d_model 512, rope (theta 500000)`; layers that slide a window as a count."""
+    texts = []
+    for name, value in axes.items():
+        if isinstance(value, dict):
+            texts.append(f"{name} ({shown(value)})")
+        elif isinstance(value, list):
+            texts.append(f"{name} {len(value)}")
+        elif value is not None:
+            texts.append(f"{name} {value}")
+    return ", ".join(texts)
