@@ -1,0 +1,155 @@
+"""The run's figures, every one measured on held-out cases of the model directory it made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from whorl.base.logbook import Logbook
+from whorl.base.nouns import Conversation, SamplingParams
+from whorl.base.progress import say
+from whorl.data.tokenset import TokenSplit
+from whorl.evals.baselines import NGram, xz_bits, zlib_bits
+from whorl.evals.grading import TaskReport, grade_task
+from whorl.models.chat import Assistant
+from whorl.models.decoder import Decoder
+from whorl.models.directory import load
+from whorl.models.likelihood import log_probs
+from whorl.models.weights import weight_version
+from whorl.quickstart.corpus import Corpus
+from whorl.quickstart.lessons import Course
+from whorl.quickstart.plan import IMAGES, SEQUENCE
+from whorl.tasks.estimate import Estimate
+from whorl.text.template import ChatTemplate
+
+HELD_OUT_BYTES = 400_000  # of held-out documents that are scored
+CALL_TOKENS = 96  # the longest reply asked for
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table. `floor` None: shown beside, not judged; `applies` "" or why not measured."""
+
+    name: str
+    value: float = math.nan
+    error: float = math.nan
+    cases: int = 0
+    floor: float | None = None
+    lower_is_better: bool = False
+    unit: str = "%"
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        if self.floor is None or math.isnan(self.value):
+            return None
+        return self.value < self.floor if self.lower_is_better else self.value >= self.floor
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All rows, and a few of the replies they were counted on."""
+
+    rows: list[Figure]
+    samples: list[tuple[str, str]]
+
+    def to_json(self) -> dict[str, object]:
+        return {"rows": [asdict(row) for row in self.rows], "samples": [list(pair) for pair in self.samples]}
+
+
+def measure_figures(
+    model_dir: Path, base_dir: Path, corpus: Corpus, course: Course, logbook: Logbook
+) -> Figures:
+    """Load the models from their directories and measure them on what they have never seen."""
+    rows = likelihood_rows(load(base_dir), corpus)
+    model = load(model_dir)
+    assistant = Assistant(
+        model, corpus.tokenizer, ChatTemplate.load(model_dir), IMAGES, SamplingParams(max_tokens=CALL_TOKENS),
+        weight_version=weight_version(model_dir),
+    )  # fmt: skip
+    digits = grade_task(course.digits, assistant.reply)
+    rows.append(_share("digits read from images never seen", digits.score, 96))
+    arithmetic = grade_task(course.arithmetic, assistant.reply, course.tools)
+    rows.append(_share("arithmetic on unseen operands, through the calculator", arithmetic.score, 98))
+    reports = [digits, arithmetic]
+    calls, answers = "right look-up call for unseen names", "answer repeats the documented first sentence"
+    if course.lookups is None:
+        why = "does not apply: the documents have too few titles"
+        rows += [Figure(calls, floor=95, note=why), Figure(answers, floor=80, note=why)]
+    else:
+        lookups = grade_task(course.lookups, assistant.reply, course.tools)
+        rows += [_share(calls, lookups.part("call"), 95), _share(answers, lookups.part("answer"), 80)]
+        reports.append(lookups)
+    for row in rows:
+        if not math.isnan(row.value):
+            logbook.event(
+                "result", name=row.name, value=row.value, unit=row.unit, cases=row.cases, floor=row.floor,
+                error=0.0 if math.isnan(row.error) else row.error, lower_is_better=row.lower_is_better,
+            )  # fmt: skip
+    return Figures(rows, [pair for report in reports for pair in _samples(report)])
+
+
+def likelihood_rows(model: Decoder, corpus: Corpus) -> list[Figure]:
+    """Bits per byte of the held-out documents: the model's, and what compressors and 5-grams need."""
+    split, training = corpus.tokens.split("validation"), corpus.tokens.split("train")
+    chosen = _up_to(split, HELD_OUT_BYTES)
+    say(f"scoring {len(chosen)} held-out documents")
+    ids = [split.document(number) for number in chosen]
+    sizes = [split.text_bytes(number) for number in chosen]
+    first = math.log2(model.config.vocab_size)  # a document's first token, which nothing predicts
+    learnt = log_probs(model, ids, window=SEQUENCE, stride=SEQUENCE // 2)
+    model_bits = [first - float(row.sum()) / math.log(2) for row in learnt]
+    texts = [corpus.tokenizer.decode(row.tolist(), skip_control=True).encode() for row in ids]
+    ngram = NGram([training.document(number) for number in range(len(training))], model.config.vocab_size)
+    ngram_bits = [first + ngram.bits(row) for row in ids]
+    zlib = Estimate.ratio([zlib_bits(text) for text in texts], sizes)
+    ours = Estimate.ratio(model_bits, sizes)
+    rows = [
+        ("held-out bits per byte", ours, zlib.mean, "floor: zlib -9 of each document alone"),
+        ("  a 5-gram model of the same tokens", Estimate.ratio(ngram_bits, sizes), None, "beside it"),
+    ]
+    figures = [
+        Figure(name, value.mean, value.standard_error, value.n, floor, True, "bits/byte", note)
+        for name, value, floor, note in rows
+    ]
+    xz = xz_bits(texts) / sum(sizes)
+    return [*figures, Figure("  xz -9 of all of them", xz, cases=len(texts), lower_is_better=True,
+                             unit="bits/byte", note="beside it")]  # fmt: skip
+
+
+def _up_to(split: TokenSplit, limit: int) -> list[int]:
+    chosen, held = [], 0
+    for number in range(len(split)):
+        if held and held + split.text_bytes(number) > limit:
+            continue
+        chosen.append(number)
+        held += split.text_bytes(number)
+    return chosen
+
+
+def _share(name: str, estimate: Estimate, floor: float) -> Figure:
+    return Figure(name, 100 * estimate.mean, 100 * estimate.standard_error, estimate.n, floor)
+
+
+def _samples(report: TaskReport, n: int = 2) -> Iterator[tuple[str, str]]:
+    """The first replies, right or wrong: question, and everything the assistant did."""
+    for case in report.cases[:n]:
+        yield (
+            _question(case.example.conversation),
+            " → ".join(_turns(case.conversation, case.example.conversation)),
+        )
+
+
+def _question(conversation: Conversation) -> str:
+    message = conversation.messages[-1]
+    return ("[image] " if message.images else "") + message.text
+
+
+def _turns(conversation: Conversation, asked: Conversation) -> Iterator[str]:
+    for message in conversation.messages[len(asked.messages) :]:
+        for call in message.tool_calls:
+            yield f"{call.name}({', '.join(str(value) for value in call.arguments.values())})"
+        if message.text:
+            yield message.text if message.role == "assistant" else f"«{message.text}»"

@@ -1,0 +1,96 @@
+"""The run's two trainings: documents first, then conversations with tools and images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whorl.base.logbook import Logbook
+from whorl.base.nouns import SamplingParams
+from whorl.base.progress import say
+from whorl.data.loader import PretrainBatches, SampleBatches
+from whorl.models.decoder import Decoder
+from whorl.models.directory import load, save
+from whorl.models.generation import Prompt, generate
+from whorl.models.init import init_weights
+from whorl.post.samples import chat_samples
+from whorl.quickstart.config import QuickstartConfig
+from whorl.quickstart.corpus import Corpus
+from whorl.quickstart.lessons import Course
+from whorl.quickstart.plan import BATCH_TOKENS, IMAGES, SEQUENCE, Plan
+from whorl.text.template import ChatTemplate
+from whorl.text.tokenizer import Tokenizer
+from whorl.train.config import OptimConfig, ScheduleConfig, TrainConfig
+from whorl.train.loop import TrainState, fit
+from whorl.train.objectives import next_token
+
+FAMILY = "qwen3"
+CONVERSATION_TOKENS = 84  # mean of a lesson: how many are needed for a number of steps
+EPOCHS = 1.5  # how often a lesson is seen
+CHECKPOINTS = 6  # of each training
+PROMPTS = ("def ", "The ")
+
+
+def pretrain(config: QuickstartConfig, plan: Plan, corpus: Corpus, run: Path, logbook: Logbook) -> TrainState:
+    """Train a new model on the documents; it is saved in run/base."""
+    model = Decoder(plan.model(corpus.tokenizer.id_of("[IMG]"), corpus.tokenizer.vocab_size))
+    init_weights(model, config.seed)
+    batches = PretrainBatches(
+        corpus.tokens, length=BATCH_TOKENS, sequence=SEQUENCE, micro_batches=1, seed=config.seed
+    )
+    train = _config(config, plan, plan.pretrain_steps, OptimConfig(), sample_every=plan.pretrain_steps // 2)
+
+    def sample(model: Decoder) -> list[tuple[str, str]]:
+        return continuations(model, corpus.tokenizer)
+
+    state = fit(model, batches, next_token, train, logbook, validation=batches.validation(8), sample=sample)
+    if not state.left:
+        _save(model, run / "base", corpus.tokenizer)
+    return state
+
+
+def continuations(model: Decoder, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """What a base model makes of the beginnings of a line."""
+    params = SamplingParams(max_tokens=24, temperature=0.7)
+    prompts = [Prompt(tokenizer.encode(text)) for text in PROMPTS]
+    replies = generate(model, prompts, params, end_ids=tokenizer.end_ids)
+    return [
+        (text, tokenizer.decode(list(reply.ids), skip_control=True))
+        for text, reply in zip(PROMPTS, replies, strict=True)
+    ]
+
+
+def learn_chat(
+    config: QuickstartConfig, plan: Plan, corpus: Corpus, course: Course, run: Path, logbook: Logbook
+) -> TrainState:
+    """Go on from run/base on conversations; the assistant is saved in run/model."""
+    model = load(run / "base")
+    count = int(plan.chat_steps * BATCH_TOKENS / CONVERSATION_TOKENS / EPOCHS)
+    say(f"making {count:,} conversations")
+    template = ChatTemplate.default()
+    samples, report = chat_samples(
+        course.conversations(count), corpus.tokenizer, template, image_config=IMAGES, max_length=SEQUENCE,
+        too_long="drop",
+    )  # fmt: skip
+    logbook.event("data", name="conversations", counts={"conversations": count, "samples": len(samples)})
+    batches = SampleBatches(samples, length=BATCH_TOKENS, micro_batches=1, seed=config.seed)
+    optim = OptimConfig(lr=2e-3, muon_lr=1e-2)
+    state = fit(model, batches, next_token, _config(config, plan, plan.chat_steps, optim), logbook)
+    if not state.left:
+        _save(model, run / "model", corpus.tokenizer)
+    return state
+
+
+def _config(
+    config: QuickstartConfig, plan: Plan, steps: int, optim: OptimConfig, sample_every: int = 0
+) -> TrainConfig:
+    return TrainConfig(
+        steps=steps, seed=config.seed, dtype=plan.dtype, compile=config.compile, optim=optim,
+        schedule=ScheduleConfig(warmup=5, decay=0.5), checkpoint_every=max(1, steps // CHECKPOINTS),
+        sample_every=sample_every, keep_checkpoints=1,
+    )  # fmt: skip
+
+
+def _save(model: Decoder, path: Path, tokenizer: Tokenizer) -> None:
+    template = ChatTemplate.default()
+    tokenizer.end_ids = template.end_ids(tokenizer)
+    save(model, path, tokenizer, template=template, images=IMAGES, family=FAMILY)

@@ -1,0 +1,80 @@
+"""What the assistant is taught and asked: the run's tools, its tasks, and conversations made of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from whorl.base.nouns import Conversation
+from whorl.quickstart.conversations import (
+    OWN_QUESTIONS,
+    RESULT_WORDS,
+    document_entries,
+    lessons,
+    memories,
+    mixed,
+    names_of,
+    passages,
+)
+from whorl.quickstart.corpus import Corpus
+from whorl.tasks.arithmetic import Arithmetic
+from whorl.tasks.digits import Digits
+from whorl.tasks.lookups import LookUps
+from whorl.tools.builtin import calculator_tool, lookup_tool, titles
+from whorl.tools.definition import Tool
+from whorl.tools.entries import Entry
+from whorl.tools.pythondocs import PythonDocs
+
+# Shares of conversations. Look-ups are the hardest: a name never seen is to be copied exactly.
+LOOKUPS, ARITHMETIC, DIGITS, MEMORIES = 0.45, 0.2, 0.3, 0.05
+LEAST_NAMES = 20  # titles below which there is nothing to hold out
+
+
+@dataclass(frozen=True)
+class Course:
+    """The tools and tasks of one run. `lookups` is None where the documents have too few titles."""
+
+    seed: int
+    entries: Mapping[str, Entry]
+    own: bool  # the entries are the user's
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def tools(self) -> tuple[Tool, ...]:
+        find = titles(self.entries) if self.own else self.entries.get
+        return (calculator_tool(), lookup_tool(find, max_words=RESULT_WORDS))
+
+    @cached_property
+    def arithmetic(self) -> Arithmetic:
+        return Arithmetic(seed=self.seed, n_test=300)
+
+    @cached_property
+    def digits(self) -> Digits:
+        return Digits(seed=self.seed, n_test=360)
+
+    @cached_property
+    def lookups(self) -> LookUps | None:
+        sentences = {name: entry.sentence for name, entry in self.entries.items()}
+        if self.own:
+            task = LookUps(sentences=sentences, questions=OWN_QUESTIONS, seed=self.seed, n_test=300)
+        else:
+            task = LookUps(sentences=sentences, seed=self.seed, n_test=300)
+        enough = len(sentences) >= LEAST_NAMES and task.names["train"] and task.names["test"]
+        return task if enough else None
+
+    def conversations(self, n: int) -> Iterator[Conversation]:
+        """`n` conversations to learn from, the same ones for the same seed."""
+        streams = [(lessons(self.arithmetic, self.tools), ARITHMETIC), (lessons(self.digits), DIGITS)]
+        if self.lookups is not None:
+            streams.append((lessons(self.lookups, self.tools), LOOKUPS))
+            own = passages(self.lookups, self.entries, seed=self.seed)
+            streams.append((own if self.own else memories(self.lookups, seed=self.seed), MEMORIES))
+        return mixed(streams, n, seed=self.seed)
+
+
+def plan_course(corpus: Corpus, seed: int) -> Course:
+    """The tasks that the corpus allows: look-ups over the user's titles, or Python's documented names."""
+    entries = document_entries(corpus.own_documents()) if corpus.own else PythonDocs().entries()
+    names = names_of(entries)
+    return Course(seed, names.entries, corpus.own, names.left_out)

@@ -1,0 +1,102 @@
+"""`whorl quickstart`: documents → tokens → pre-training → chat training → figures, in the time given."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+
+from whorl.base.files import write_json
+from whorl.base.logbook import Logbook
+from whorl.base.posix import keep_freed_memory
+from whorl.base.progress import duration, say
+from whorl.base.report import write_report
+from whorl.quickstart.config import QuickstartConfig
+from whorl.quickstart.corpus import build_corpus
+from whorl.quickstart.figures import Figure, Figures, measure_figures
+from whorl.quickstart.learning import learn_chat, pretrain
+from whorl.quickstart.lessons import plan_course
+from whorl.quickstart.plan import Plan, make_plan
+from whorl.quickstart.stages import MemoryWatch, Stages
+from whorl.quickstart.table import run_rows, stage_lines, table_lines
+
+
+def quickstart(config: QuickstartConfig) -> Figures:
+    """Run what is not done yet of `runs/<name>` and print its table; see `QuickstartConfig`."""
+    keep_freed_memory()
+    workspace = Path(config.workspace or os.environ.get("WHORL_WORKSPACE", "") or ".")
+    run = workspace / "runs" / config.name
+    if config.fresh and run.exists():
+        _put_aside(run)
+    with MemoryWatch() as memory, Logbook(run) as logbook:
+        stages = Stages(run, logbook, memory)
+        if stages.done("figures"):
+            say(f"{run} is finished; --fresh begins anew")
+        else:
+            logbook.config(config)
+            if not _train(config, run, stages, logbook):
+                return Figures([], [])
+        figures = _figures(stages.value("figures"))
+        rows = run_rows(stages, config.minutes) + figures.rows
+        _show(rows, figures, stages, run)
+    return figures
+
+
+def _train(config: QuickstartConfig, run: Path, stages: Stages, logbook: Logbook) -> bool:
+    """Every stage that is not done; False where a signal asked to leave."""
+    if not stages.done("plan"):
+        with stages.stage("plan") as kept:
+            plan = make_plan(config, logbook)
+            kept["value"] = plan.to_json()
+    plan = Plan(**stages.value("plan"))
+    for line in plan.lines():
+        say(line)
+    with stages.stage("data", plan.budget["data"]):
+        corpus = build_corpus(config, run / "data")
+        course = plan_course(corpus, config.seed)
+        say(f"{len(course.entries):,} names to look up; left out: {dict(course.left_out)}")
+    for name, work in (
+        ("pretrain", lambda book: pretrain(config, plan, corpus, run, book)),
+        ("chat", lambda book: learn_chat(config, plan, corpus, course, run, book)),
+    ):
+        if stages.done(name):
+            continue
+        with stages.stage(name, plan.budget[name]) as kept, Logbook(run / name) as book:
+            state = work(book)
+            kept["value"] = state.loss
+        if state.left:
+            return False
+    with stages.stage("figures", plan.budget["figures"]) as kept:
+        figures = measure_figures(run / "model", run / "base", corpus, course, logbook)
+        kept["value"] = figures.to_json()
+    logbook.event("finish", seconds=stages.seconds)
+    return True
+
+
+def _put_aside(run: Path) -> None:
+    number = 1
+    while (aside := run.with_name(f"{run.name}-{number}")).exists():
+        number += 1
+    run.rename(aside)
+    say(f"the earlier run is now {aside}")
+
+
+def _figures(stored: dict[str, list]) -> Figures:  # type: ignore[type-arg]
+    known = {field.name for field in fields(Figure)}
+    rows = [Figure(**{key: value for key, value in row.items() if key in known}) for row in stored["rows"]]
+    return Figures(rows, [(question, reply) for question, reply in stored["samples"]])
+
+
+def _show(rows: list[Figure], figures: Figures, stages: Stages, run: Path) -> None:
+    say("")
+    for line in stage_lines(stages):
+        say(line)
+    say("")
+    for line in table_lines(rows):
+        print(line)
+    print()
+    for question, reply in figures.samples:
+        print(f"  {question}\n    → {reply}")
+    write_json(run / "figures.json", figures.to_json())
+    report = write_report(run)
+    print(f"\nmodel   {run / 'model'}\nreport  {report}\nwhole run {duration(stages.seconds)}")

@@ -1,0 +1,151 @@
+"""How big a model, how many steps: the machine is measured and the time shared out before anything is trained."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from whorl.base.logbook import Logbook
+from whorl.base.progress import duration, say
+from whorl.data.batch import Batch
+from whorl.data.batches import Batches
+from whorl.models.config import ModelConfig, VisionConfig
+from whorl.models.decoder import Decoder
+from whorl.models.init import init_weights
+from whorl.parallel.group import Group
+from whorl.quickstart.config import QuickstartConfig
+from whorl.text.config import ImageConfig
+from whorl.train.config import TrainConfig
+from whorl.train.loop import TrainState, train_step
+from whorl.train.measure import flops_per_token
+from whorl.train.objectives import next_token
+from whorl.train.setup import prepare
+
+VOCABULARY = 4096
+BATCH_TOKENS = 4096
+SEQUENCE = 512
+IMAGES = ImageConfig(patch_size=4, max_size=32, breaks=False)
+# (d_model, layers, d_ff): the largest whose training fits is taken.
+SHAPES = ((384, 6, 1024), (320, 6, 864), (256, 5, 704), (192, 4, 512))
+# Share of the run's time each part may take; what is left over is a margin for a noisy machine.
+SHARES = {"data": 0.12, "pretrain": 0.22, "chat": 0.33, "figures": 0.15}
+WANTED = {"pretrain": 1_200_000, "chat": 1_300_000}  # tokens below which the floors were not met in trials
+MEASURED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done: the model's shape, the steps of each part, and the budget in seconds of each."""
+
+    d_model: int
+    layers: int
+    d_ff: int
+    pretrain_steps: int
+    chat_steps: int
+    tokens_per_second: float
+    parameters: int
+    dtype: str
+    budget: dict[str, float]
+    warning: str = ""
+
+    def model(self, image_token: int, vocabulary: int = VOCABULARY) -> ModelConfig:
+        return model_config((self.d_model, self.layers, self.d_ff), image_token, vocabulary)
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """What to expect, for people."""
+        told = [
+            f"model: {self.parameters / 1e6:.1f}M parameters, {self.layers} layers of {self.d_model}; "
+            f"{self.tokens_per_second:,.0f} tokens/s measured",
+            f"plan: {self.pretrain_steps} pre-training steps and {self.chat_steps} chat steps of "
+            f"{BATCH_TOKENS:,} tokens; "
+            + ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.budget.items()),
+        ]
+        return told + ([f"note: {self.warning}"] if self.warning else [])
+
+
+def model_config(shape: tuple[int, int, int], image_token: int, vocabulary: int = VOCABULARY) -> ModelConfig:
+    """A Qwen3-shaped decoder with a small Pixtral tower: a llava directory that transformers loads."""
+    d_model, layers, d_ff = shape
+    heads = d_model // 64
+    return ModelConfig(
+        vocab_size=vocabulary, d_model=d_model, n_layers=layers, n_heads=heads, n_kv_heads=heads, head_dim=64,
+        d_ff=d_ff, context=1024, qk_norm=True,
+        vision=VisionConfig(
+            d_model=96, n_layers=2, n_heads=3, head_dim=32, d_ff=256, patch_size=IMAGES.patch_size,
+            image_size=IMAGES.max_size, image_token=image_token,
+        ),
+    )  # fmt: skip
+
+
+def make_plan(config: QuickstartConfig, logbook: Logbook) -> Plan:
+    """Measure each shape from the largest on, and take the first that sees enough tokens in its time."""
+    seconds = config.minutes * 60
+    budget = {name: share * seconds for name, share in SHARES.items()}
+    for shape in SHAPES:
+        rate, parameters, dtype = measure(shape, config, logbook)
+        steps = {name: int(rate * budget[name] / BATCH_TOKENS) for name in ("pretrain", "chat")}
+        enough = all(steps[name] * BATCH_TOKENS >= wanted for name, wanted in WANTED.items())
+        if enough:
+            break
+    warning = ""
+    if not enough:
+        wanted = sum(WANTED.values()) / (rate * (SHARES["pretrain"] + SHARES["chat"])) / 60
+        warning = (
+            f"{config.minutes:g} minutes are too few for all floors here; --minutes {wanted + 1:.0f} would do"
+        )
+    steps = {name: max(10, count) for name, count in steps.items()}
+    return Plan(*shape, steps["pretrain"], steps["chat"], rate, parameters, dtype, budget, warning)
+
+
+def measure(
+    shape: tuple[int, int, int], config: QuickstartConfig, logbook: Logbook
+) -> tuple[float, int, str]:
+    """Tokens/s of a real training step at this shape, compiled first; its parameters and its dtype."""
+    model = Decoder(model_config(shape, image_token=0))
+    init_weights(model, config.seed)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    train = TrainConfig(steps=10**6, seed=config.seed, dtype=config.dtype, compile=config.compile)
+    batch = _random_batch(config.seed)
+    setup = prepare(model, _Always(batch), next_token, train, logbook, Group())
+    times = []
+    for _ in range(MEASURED_STEPS + 1):
+        started = time.perf_counter()
+        train_step(setup, [batch], next_token, train, TrainState(), Group())
+        times.append(time.perf_counter() - started)
+    rate = BATCH_TOKENS / sorted(times[1:])[MEASURED_STEPS // 2]
+    share = rate * flops_per_token(model.config, SEQUENCE / 2) / setup.matmul_rate
+    say(f"a step of {parameters / 1e6:.1f}M parameters: {rate:,.0f} tokens/s, {share:.0%} of the matmul rate")
+    return rate, parameters, str(setup.dtype).removeprefix("torch.")
+
+
+class _Always(Batches):
+    """The same batch at every step."""
+
+    micro_batches = per_epoch = 1
+    fingerprint = "always"
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch, self.length = batch, len(batch.tokens)
+
+    def micro(self, number: int) -> Batch:
+        return self.batch
+
+    def micro_ids(self, number: int) -> tuple[str, ...]:
+        return self.batch.sample_ids
+
+
+def _random_batch(seed: int) -> Batch:
+    """Tokens from a seeded generator: their values do not change how long a step takes."""
+    tokens = np.random.Generator(np.random.Philox(key=[seed, 1])).integers(
+        1, VOCABULARY, BATCH_TOKENS + 1, dtype=np.int32
+    )
+    documents = BATCH_TOKENS // SEQUENCE
+    return Batch(
+        tokens=tokens[:-1], targets=tokens[1:], weights=np.ones(BATCH_TOKENS, np.float32),
+        lengths=np.full(documents, SEQUENCE, np.int32), ids=tuple(str(i) for i in range(documents)),
+    )  # fmt: skip

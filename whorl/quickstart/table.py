@@ -1,0 +1,57 @@
+"""The table the run ends with."""
+
+from __future__ import annotations
+
+import math
+
+from whorl.base.progress import duration
+from whorl.quickstart.figures import Figure
+from whorl.quickstart.stages import Stages
+
+MEMORY_LIMIT = 4e9
+
+
+def run_rows(stages: Stages, minutes: float) -> list[Figure]:
+    """The whole run's time and memory, as rows."""
+    return [
+        Figure("whole run", stages.seconds / 60, floor=minutes, lower_is_better=True, unit="minutes"),
+        Figure("peak memory of the process tree", stages.peak / 1e9, floor=MEMORY_LIMIT / 1e9,
+               lower_is_better=True, unit="GB"),
+    ]  # fmt: skip
+
+
+def table_lines(rows: list[Figure]) -> list[str]:
+    """Aligned columns: figure, measured, standard error, cases, floor, and whether it is met."""
+    cells = [("figure", "measured", "± s.e.", "cases", "at least", "")] + [_cells(row) for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(5)]
+    lines = []
+    for row in cells:
+        aligned = [row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in range(1, 5))]
+        lines.append("  ".join([*aligned, row[5]]).rstrip())
+    return [lines[0], "─" * max(len(line) for line in lines), *lines[1:]]
+
+
+def _cells(row: Figure) -> tuple[str, str, str, str, str, str]:
+    if math.isnan(row.value):
+        return row.name, "—", "", "", _floor(row), row.note
+    value = f"{row.value:.1f} %" if row.unit == "%" else f"{row.value:.2f} {row.unit}"
+    error = "" if math.isnan(row.error) else f"{row.error:.1f}" if row.unit == "%" else f"{row.error:.3f}"
+    verdict = {None: row.note, True: "met", False: "NOT MET"}[row.met]
+    return row.name, value, error, f"{row.cases:,}" if row.cases else "", _floor(row), verdict
+
+
+def _floor(row: Figure) -> str:
+    if row.floor is None:
+        return ""
+    sign = "< " if row.lower_is_better else "≥ "
+    return f"{sign}{row.floor:g} %" if row.unit == "%" else f"{sign}{row.floor:.2f}"
+
+
+def stage_lines(stages: Stages) -> list[str]:
+    """Each stage's time against its budget, and the peak memory until its end."""
+    return [
+        f"{name:<12} {duration(stage['seconds']):>12}"
+        + (f"  of {duration(stage['budget'])}" if stage["budget"] else "")
+        + f"  {stage['memory'] / 1e9:.1f} GB"
+        for name, stage in stages.known.items()
+    ]
