@@ -148,6 +148,15 @@ def test_theirs_in_ours(base: tuple[str, Path], options: dict[str, Any], tmp_pat
     torch.testing.assert_close(ours(merge(model), kind), wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("target", "said"), [("lm_head", "lm_head"), ("embed_tokens", "lora_embedding")])
+def test_layers_whorl_does_not_adapt_are_named(target: str, said: str, tmp_path: Path) -> None:
+    hf_model("llama").save_pretrained(tmp_path / "base")
+    their = peft.get_peft_model(hf_model("llama"), peft.LoraConfig(r=2, target_modules=[target]))
+    their.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    with pytest.raises(InputError, match=said):
+        load(tmp_path / "base", adapter=tmp_path / "adapter")
+
+
 def tiny() -> Decoder:
     torch.manual_seed(0)
     config = ModelConfig(

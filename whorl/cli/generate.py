@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from whorl.base.nouns import ImagePart, SamplingParams, Trace
+    from whorl.base.nouns import Conversation, ImagePart, SamplingParams, Trace
     from whorl.models.decoder import Decoder
-    from whorl.text.tokenizer import Tokenizer
+    from whorl.text.tokenizer import StreamDecoder, Tokenizer
 
 CHAT_FILES = ("chat_template.jinja", "chat_template.json")
 
@@ -34,7 +34,7 @@ CHAT_FILES = ("chat_template.jinja", "chat_template.json")
 @click.option("--top-k", default=0, show_default=True, help="Sample from this many tokens; 0: no limit.")
 @click.option("--seed", default=0, show_default=True, help="Of the random numbers.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End where this text comes; repeatable.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@click.option("--device", help="cpu, cuda or mps; default: the first that works.")
 @click.option("--json", "as_json", is_flag=True, help="Print text, tokens and log-probs as JSON.")
 def command(
     model: str,
@@ -43,7 +43,7 @@ def command(
     chat: bool | None,
     system: str | None,
     adapter: str | None,
-    device: str,
+    device: str | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -53,28 +53,40 @@ def command(
     """
     from whorl.base.errors import InputError
     from whorl.base.nouns import SamplingParams
-    from whorl.models.directory import load
+    from whorl.kernels.device import choose_device
+    from whorl.models.chat import Assistant
+    from whorl.models.directory import load, model_directory
+    from whorl.text.images import load_processor
+    from whorl.text.template import ChatTemplate
     from whorl.text.tokenizer import Tokenizer
 
     if prompt == "-":
         prompt = sys.stdin.read()
+    directory = model_directory(model)
+    # An adapter trained on chats may bring the template it was trained with.
+    places = [Path(adapter), directory] if adapter else [directory]
+    template_at = next((place for place in places if has_chat_template(place)), directory)
     if chat is None:
-        chat = has_chat_template(Path(model))
+        chat = has_chat_template(template_at)
     if not chat and (images or system is not None):
         raise InputError(f"--image and --system need a chat template, and {model} is used as plain text")
     parts = tuple(read_image(path) for path in images)
     params = SamplingParams(**sampling)
-    decoder = load(model, device=device, adapter=adapter)
-    tokenizer = Tokenizer.load(model)
-    watch = None if as_json else stream(tokenizer)
+    decoder = load(directory, device=choose_device(device), adapter=adapter)
+    tokenizer = Tokenizer.load(directory)
+    text = tokenizer.stream(skip_control=False)
+    watch = None if as_json else show(text, tokenizer)
     if chat:
-        trace = answer(Path(model), decoder, tokenizer, prompt, parts, system, params, watch)
+        template = ChatTemplate.load(template_at)
+        images_read = load_processor(directory) if parts else None
+        assistant = Assistant(decoder, tokenizer, template, images_read, params)
+        trace = assistant.reply([question(prompt, parts, system)], watch=watch)[0]
     else:
         trace = go_on(decoder, tokenizer, prompt, params, watch)
     if as_json:
         click.echo(json.dumps(shown(trace), ensure_ascii=False))
     else:
-        click.echo("")
+        click.echo(text.finish())
 
 
 def has_chat_template(directory: Path) -> bool:
@@ -96,27 +108,12 @@ def read_image(path: str) -> ImagePart:
         raise InputError(f"--image {path} cannot be read: {error.strerror}") from error
 
 
-def answer(
-    directory: Path,
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    prompt: str,
-    images: tuple[ImagePart, ...],
-    system: str | None,
-    params: SamplingParams,
-    watch: Callable[[int, int], None] | None,
-) -> Trace:
+def question(prompt: str, images: tuple[ImagePart, ...], system: str | None) -> Conversation:
     from whorl.base.nouns import Conversation, Message
-    from whorl.models.chat import Assistant
-    from whorl.text.images import load_processor
-    from whorl.text.template import ChatTemplate
 
-    messages = (Message(role="user", content=(*images, prompt)),)
-    if system is not None:
-        messages = (Message(role="system", content=(system,)), *messages)
-    image_config = load_processor(directory) if images else None
-    assistant = Assistant(decoder, tokenizer, ChatTemplate.load(directory), image_config, params)
-    return assistant.reply([Conversation(messages=messages)], watch=watch)[0]
+    messages = [] if system is None else [Message(role="system", content=(system,))]
+    messages.append(Message(role="user", content=(*images, prompt)))
+    return Conversation(messages=tuple(messages))
 
 
 def go_on(
@@ -152,13 +149,12 @@ def go_on(
     )
 
 
-def stream(tokenizer: Tokenizer) -> Callable[[int, int], None]:
+def show(text: StreamDecoder, tokenizer: Tokenizer) -> Callable[[int, int], None]:
     """Writes every token to stdout as it comes; what ends the reply is not shown."""
-    decoder = tokenizer.stream(skip_control=False)
 
     def write(_: int, token: int) -> None:
         if token not in tokenizer.end_ids:
-            click.echo(decoder.push(token), nl=False)
+            click.echo(text.push(token), nl=False)
 
     return write
 
