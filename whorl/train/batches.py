@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,14 +11,6 @@ from torch import Tensor
 from whorl.data.batch import Batch
 from whorl.models.context import Packed, PackedContext
 from whorl.models.vision import Images
-
-
-class Batches(Protocol):
-    """A stream of steps: `at` is a pure function of the step, so there is no state to save."""
-
-    fingerprint: str
-
-    def at(self, step: int, *, rank: int = 0, world: int = 1) -> list[Batch]: ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +39,13 @@ class MicroBatch:
             on_device(batch.tokens).long(),
             on_device(batch.targets).long(),
             on_device(batch.weights),
-            Packed(batch.lengths, device),
+            Packed(batch.lengths.tolist(), device),
             images,
         )
+
+
+def seed_forward(seed: int, step: int, number: int) -> None:
+    """Seed what torch draws in micro-batch `number` of `step` (dropout) from the three alone: nothing
+    to save, and the same whatever the number of ranks and whatever was drawn before."""
+    digest = hashlib.sha256(f"{seed} {step} {number}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
-from whorl.base.errors import InputError
+from whorl.base.errors import DataError, InputError
 from whorl.base.logbook import Logbook
 from whorl.base.progress import progress, say
 from whorl.data.batch import Batch
 from whorl.data.batches import Batches, prefetch
 from whorl.models.decoder import Decoder
 from whorl.parallel.group import Group
-from whorl.train.batches import MicroBatch
-from whorl.train.checkpoint import Checkpoints, measured
+from whorl.parallel.wrap import is_sharded, reshard
+from whorl.train.batches import MicroBatch, seed_forward
+from whorl.train.checkpoint import Checkpoints
 from whorl.train.config import TrainConfig
-from whorl.train.faults import LeaveSignals
+from whorl.train.faults import LeaveSignals, check_finite, told
 from whorl.train.objectives import Objective, losses
 from whorl.train.optim import clip_gradients, set_lr
 from whorl.train.schedule import lr_share
@@ -61,10 +64,11 @@ def fit(
         raise InputError(
             f"steps is {config.steps}, but the data ends after {batches.steps}; lower it or add epochs"
         )
-    setup = prepare(model, batches, objective, config, logbook, group, measured(logbook))
+    setup = prepare(model, batches, objective, config, logbook, group)
     checkpoints = Checkpoints(logbook, config, batches.fingerprint, setup, group)
     state = checkpoints.restore(TrainState())
     with (
+        told(logbook, state, checkpoints),
         LeaveSignals(group) as leaving,
         prefetch(batches, state.step, rank=group.rank, world=group.world) as steps,
         progress(config.steps, "training", "steps", done=state.step) as bar,
@@ -82,8 +86,8 @@ def fit(
             if validation and (last or _due(state.step, config.eval_every)) and not state.left:
                 state.validation_loss = evaluate(setup, validation, group)
                 logbook.metric(state.step, validation_loss=state.validation_loss)
-            if sample is not None and _due(state.step, config.sample_every):
-                _show_samples(model, sample, state.step, logbook)
+            if sample is not None and _due(state.step, config.sample_every) and not state.left:
+                _show_samples(model, sample, state.step, logbook, group)
             if last or state.left or _due(state.step, config.checkpoint_every):
                 checkpoints.save(state)
             bar.advance(1, loss=values["loss"], lr=values["lr"], **{"tok/s": values["tokens_per_second"]})
@@ -102,52 +106,78 @@ def train_step(
     state: TrainState,
     group: Group,
 ) -> dict[str, float]:
-    """One optimiser step over this rank's micro-batches; returns what is worth recording."""
+    """One optimiser step over this rank's micro-batches; returns what is worth recording.
+
+    `DataError` where no rank has a target, `FaultError` where loss or gradient is not a number; either
+    way the weights are as they were.
+    """
     weight = group.sum(sum(batch.weight for batch in batches))
+    if weight <= 0:
+        raise DataError(f"step {state.step + 1} has no target tokens: every weight in its batches is 0")
     total = 0.0
-    for number, batch in enumerate(batches, start=1):
-        with setup.gradient_sync(number == len(batches)):
+    for number, batch in enumerate(batches):
+        seed_forward(config.seed, state.step, group.rank + number * group.world)
+        with setup.gradient_sync(number + 1 == len(batches)):
             loss = objective(setup.wrapped, MicroBatch.of(batch, setup.device))
-            (loss * (group.world / max(weight, 1e-9))).backward()  # the wrappers average over ranks
+            (loss * (group.world / weight)).backward()  # the wrappers average over ranks
         total += float(loss.detach())
+    loss_mean = group.sum(total) / weight
+    norm = clip_gradients(setup.model, config.optim.clip)
+    check_finite(state.step + 1, loss_mean, norm)
     share = lr_share(state.step, config.steps, config.schedule)
     set_lr(setup.optimisers, share)
-    norm = clip_gradients(setup.model, config.optim.clip)
     for optimiser in setup.optimisers:
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
     state.step += 1
     state.tokens += round(weight)
-    state.loss = group.sum(total) / max(weight, 1e-9)
-    state.losses.append(state.loss)
+    state.loss = loss_mean
+    state.losses.append(loss_mean)
     tokens = group.sum(float(sum(len(batch.tokens) for batch in batches)))
-    return {"loss": state.loss, "lr": config.optim.lr * share, "grad_norm": norm, "tokens": tokens}
+    return {"loss": loss_mean, "lr": config.optim.lr * share, "grad_norm": norm, "tokens": tokens}
 
 
 def evaluate(setup: Setup, batches: Sequence[Batch], group: Group) -> float:
     """Mean loss in nats over the batches' target tokens, shared out among the ranks.
 
     It runs with gradients enabled and throws them away: under `no_grad` every compiled block would
-    be compiled a second time.
+    be compiled a second time. Past DDP's wrapper, which would wait for the backward.
     """
     total, weight = 0.0, 0.0
-    for number in range(group.rank, -(-len(batches) // group.world) * group.world, group.world):
-        batch = batches[number] if number < len(batches) else Batch.empty(len(batches[0].tokens))
-        micro = MicroBatch.of(batch, setup.device)
-        total += float((losses(setup.wrapped, micro) * micro.weights).sum())
-        weight += batch.weight
+    with _without_dropout(setup.model):
+        for number in range(group.rank, -(-len(batches) // group.world) * group.world, group.world):
+            batch = batches[number] if number < len(batches) else Batch.empty(len(batches[0].tokens))
+            micro = MicroBatch.of(batch, setup.device)
+            total += float((losses(setup.model, micro) * micro.weights).sum())
+            weight += batch.weight
+    reshard(setup.model)
     return group.sum(total) / max(group.sum(weight), 1e-9)
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """Dropout off, and nothing else: a compiled model in eval mode would be built a second time."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+    for layer in layers:
+        layer.eval()
+    yield
+    for layer in layers:
+        layer.train()
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _show_samples(model: Decoder, sample: Sampler, step: int, logbook: Logbook) -> None:
+def _show_samples(model: Decoder, sample: Sampler, step: int, logbook: Logbook, group: Group) -> None:
+    """Rank 0 samples; of a sharded model every rank takes part. Eagerly: each length would be compiled."""
+    if group.rank > 0 and not is_sharded(model):
+        return
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         pairs = list(sample(model))
     model.train()
+    reshard(model)
     for prompt, reply in pairs:
         logbook.event("sample", step=step, prompt=prompt, reply=reply)
         say(f"  step {step}: {prompt} → {reply}")

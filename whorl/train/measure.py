@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from whorl.models.config import ModelConfig
-from whorl.train.config import TrainConfig
 
 REPEATS = 7
 
 
 def matmul_rate(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of the model's own widest matmul, [tokens, d_model] × [d_model, d_ff]: the limit that
-    tokens/s are held against. Median of several."""
+    tokens/s are held against."""
     x = torch.randn(tokens, config.d_model, device=device).to(dtype)
     weight = torch.randn(config.d_ff, config.d_model, device=device).to(dtype)
-    seconds = _median_seconds(lambda: torch.nn.functional.linear(x, weight), device)
+    seconds = _best_seconds(lambda: torch.nn.functional.linear(x, weight), device)
     return 2 * tokens * config.d_model * config.d_ff / seconds
 
 
-def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
+def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The fastest of several runs: whatever else the machine does can only slow one down."""
     times = []
     for _ in range(REPEATS + 2):
         start = time.perf_counter()
@@ -31,20 +30,14 @@ def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
+    return min(times[2:])
 
 
-def choose_dtype(
-    model: ModelConfig, tokens: int, config: TrainConfig, device: torch.device
-) -> tuple[torch.dtype, dict[str, float]]:
-    """The compute dtype, and the measured FLOP/s of each candidate."""
-    if config.dtype != "auto":
-        dtype = getattr(torch, config.dtype)
-        return dtype, {config.dtype: matmul_rate(model, tokens, dtype, device)}
-    rates = {
-        name: matmul_rate(model, tokens, getattr(torch, name), device) for name in ("float32", "bfloat16")
-    }
-    return getattr(torch, max(rates, key=lambda name: rates[name])), rates
+def measure_rates(
+    model: ModelConfig, tokens: int, dtypes: Sequence[str], device: torch.device
+) -> dict[str, float]:
+    """`matmul_rate` of each dtype, by name."""
+    return {name: matmul_rate(model, tokens, getattr(torch, name), device) for name in dtypes}
 
 
 def flops_per_token(config: ModelConfig, length: float) -> float:

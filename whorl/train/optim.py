@@ -1,4 +1,4 @@
-"""Muon for the matrices of the blocks, AdamW for the rest, as one object with one state."""
+"""Muon for the matrices of the blocks, AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from whorl.parallel.wrap import shard_like, whole
 from whorl.train.config import OptimConfig
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic whose slope at 0 is steepest, from the Muon post
@@ -33,7 +34,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised. Each parameter is one matrix [out, in].
 
     The update is scaled by sqrt(max(1, out / in)), which keeps its RMS effect on activations equal
-    whatever the shape; weight decay is decoupled, as in AdamW.
+    whatever the shape; weight decay is decoupled, as in AdamW. Of a sharded matrix the update is
+    gathered, orthogonalised whole on every rank, and each rank applies its part.
     """
 
     def __init__(
@@ -52,23 +54,26 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
 
-    def _update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+    def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum = state["momentum"]
-        momentum.lerp_(parameter.grad, 1 - group["momentum"])
-        nesterov = torch.lerp(parameter.grad, momentum, group["momentum"])
-        update = orthogonalise(nesterov, self.dtype)
+        momentum.lerp_(grad, 1 - group["momentum"])
+        nesterov = torch.lerp(grad, momentum, group["momentum"])
+        update = shard_like(orthogonalise(whole(nesterov), self.dtype), parameter)
         out, inner = parameter.shape
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update, alpha=-group["lr"] * max(1.0, out / inner) ** 0.5)
 
 
 def build_optimisers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """AdamW, and Muon where it is asked for; each group remembers its peak rate as "peak"."""
+    """AdamW, and Muon where it is asked for; each group remembers its peak rate as "peak".
+
+    Only trainable parameters are taken. Weight decay is for matrices: not for embeddings, norms, biases.
+    """
     matrices, decayed, plain = [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -103,10 +108,21 @@ def set_lr(optimisers: list[torch.optim.Optimizer], share: float) -> None:
             group["lr"] = group["peak"] * share
 
 
+def fill_state(optimisers: list[torch.optim.Optimizer]) -> None:
+    """Give every parameter its optimiser's state, to be loaded into: a step of zero gradients at rate 0."""
+    set_lr(optimisers, 0.0)
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+
 def clip_gradients(model: nn.Module, limit: float) -> float:
     """Scale the gradients to a global norm of at most `limit` (0: no limit); returns the norm before."""
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if limit:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)

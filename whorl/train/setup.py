@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,18 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.base.errors import InputError
 from whorl.base.logbook import Logbook
 from whorl.base.progress import say
 from whorl.data.batch import Batch
 from whorl.data.batches import Batches
-from whorl.kernels.device import choose_device, compiler_available
+from whorl.kernels.device import choose_device
 from whorl.models.decoder import Decoder
 from whorl.parallel.group import Group
 from whorl.parallel.wrap import gradient_sync, wrap
 from whorl.train.batches import MicroBatch
+from whorl.train.choices import Choices, decide
 from whorl.train.config import TrainConfig
-from whorl.train.measure import choose_dtype, flops_per_token
+from whorl.train.measure import flops_per_token
 from whorl.train.objectives import Objective
 from whorl.train.optim import build_optimisers
 
@@ -34,9 +35,9 @@ class Setup:
     wrapped: nn.Module
     optimisers: list[torch.optim.Optimizer]
     device: torch.device
-    dtype: torch.dtype
-    compiled: bool
-    matmul_rate: float  # FLOP/s at `dtype`, all ranks together
+    choices: Choices
+    frozen: str  # hash of the weights that are not trained
+    matmul_rate: float  # FLOP/s at the chosen dtype, all ranks together
     flops_per_token: float
     gradient_sync: Callable[[bool], AbstractContextManager[None]]
 
@@ -48,32 +49,25 @@ def prepare(
     config: TrainConfig,
     logbook: Logbook,
     group: Group,
-    measured: dict[str, str] | None = None,
 ) -> Setup:
-    """Measure, wrap, compile. `measured` holds an earlier start's choices, which a resumed run keeps."""
+    """Choose or keep the run's choices, wrap, compile. A null logbook keeps none."""
     device = _device(config, group)
     example = batches.micro(0)
-    kept = measured or {}
-    forced = config.model_copy(update={"dtype": kept["dtype"]}) if "dtype" in kept else config
-    dtype, rates = choose_dtype(model.config, batches.length, forced, device)
-    name = str(dtype).removeprefix("torch.")
-    if "dtype" not in kept:
-        logbook.event("measured", what="dtype", choice=name, figures=rates, unit="FLOP/s of matmul")
-        say(f"matmul {', '.join(f'{key} {rate / 1e9:.0f}' for key, rate in rates.items())} GFLOP/s: {name}")
+    choices = decide(model.config, batches.length, config, device, logbook, group)
     model.to(device).train()
-    model.compute_dtype = dtype
-    compiled = kept["compile"] == "on" if "compile" in kept else _wants_compile(config, logbook, device)
+    model.compute_dtype = getattr(torch, choices.dtype)
+    frozen = _hash_frozen(model)
     wrapped = wrap(model, config.parallel, device, group)
-    if compiled:
+    if choices.compile:
         _compile(model, wrapped, objective, example, device, logbook)
     return Setup(
         model=model,
         wrapped=wrapped,
         optimisers=build_optimisers(model, config.optim),
         device=device,
-        dtype=dtype,
-        compiled=compiled,
-        matmul_rate=rates[name] * group.world,
+        choices=choices,
+        frozen=frozen,
+        matmul_rate=choices.rates[choices.dtype] * group.world,
         flops_per_token=flops_per_token(model.config, _mean_length(example)),
         gradient_sync=lambda last: gradient_sync(wrapped, last),
     )
@@ -81,21 +75,20 @@ def prepare(
 
 def _device(config: TrainConfig, group: Group) -> torch.device:
     device = choose_device(None if config.device == "auto" else config.device)
-    return torch.device(device.type, group.local_rank) if device.type == "cuda" else device
+    if device.type != "cuda":
+        return device
+    torch.cuda.set_device(group.local_rank)
+    return torch.device("cuda", group.local_rank)
 
 
-def _wants_compile(config: TrainConfig, logbook: Logbook, device: torch.device) -> bool:
-    if config.compile == "off":
-        return False
-    compiler = compiler_available() if device.type == "cpu" else "triton"
-    if compiler is None and config.compile == "on":
-        raise InputError("train.compile is on, but no C++ compiler is found; install g++ or set it to auto")
-    choice = "off" if compiler is None else "on"
-    reason = "no C++ compiler is found; install g++ for a faster step" if compiler is None else str(compiler)
-    logbook.event("measured", what="compile", choice=choice, reason=reason)
-    if compiler is None:
-        say(f"running eagerly: {reason}")
-    return compiler is not None
+def _hash_frozen(model: Decoder) -> str:
+    """SHA-256 of the weights that are not trained, hence not in a checkpoint; "" where there are none."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest() if any(not p.requires_grad for p in model.parameters()) else ""
 
 
 def _compile(
