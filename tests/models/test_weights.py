@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.conftest import small_config
 from tests.models.oracles import CASES, each_alone, tokens, transformers
-from whorl.base.errors import DataError, InputError
+from whorl.base.errors import DataError, FaultError, InputError
 from whorl.models import Decoder, Packed, load, save, save_state, weight_manifest, weight_version
 
 
@@ -74,6 +74,22 @@ def test_a_save_that_fails_leaves_the_model_before(directory: Path) -> None:
         save_state(before.config, state, directory)
     assert weight_version(directory) == version
     assert same(load(directory), before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on file sizes")
+def test_a_full_disk_is_said_and_leaves_the_model_before(directory: Path) -> None:
+    import resource
+
+    version, model = weight_version(directory), load(directory)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(FaultError, match=r"model\.safetensors cannot be written"):
+            save(model, directory)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert weight_version(directory) == version
+    assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_tied_and_untied(tmp_path: Path) -> None:

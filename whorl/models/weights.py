@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from whorl.base.errors import DataError, InputError
+from whorl.base.errors import DataError, FaultError, InputError
 from whorl.base.files import read_json, sha256_file, sha256_json, write_json
 from whorl.base.posix import fsync_directory
 from whorl.models.families.family import Family, Stored
@@ -264,13 +264,13 @@ def write_weights(
 def _check_state(wanted: Sequence[Stored], state: Mapping[str, Tensor]) -> None:
     parts = {part for stored in wanted for part in stored.parts}
     missing, extra = sorted(parts - state.keys()), sorted(state.keys() - parts)
-    if missing:
-        raise InputError(f"parameter {missing[0]} is missing from the model to save{_more(missing)}")
     if extra:
         raise InputError(
             f"parameter {extra[0]} is not part of the model to save{_more(extra)};"
             " an adapter is saved on its own, or merged first"
         )
+    if missing:
+        raise InputError(f"parameter {missing[0]} is missing from the model to save{_more(missing)}")
 
 
 def _shards(
@@ -307,9 +307,16 @@ def _pack(stored: Stored, state: Mapping[str, Tensor], dtype: torch.dtype | None
 
 
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, str(path), metadata={"format": "pt"})
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+    try:
+        save_file(tensors, str(path), metadata={"format": "pt"})
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    except (SafetensorError, OSError) as error:
+        place, reason = path.parent.parent, " ".join(str(error).split())
+        raise FaultError(
+            f"{place / path.name} cannot be written: {reason}; free space or give another place"
+            " (what was there before is untouched)"
+        ) from error
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
