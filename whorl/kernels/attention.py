@@ -219,7 +219,9 @@ def _attention_backward(
     scale: float, causal: bool, window: int, soft_cap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     lengths = offsets.tolist()
-    if _takes_native(q, window, soft_cap, lengths) and (native_backward := native.attention_backward()):
+    if _takes_native(q, window, soft_cap, lengths) and (
+        native_backward := native.kernels().attention_backward
+    ):
         return native_backward(grad, q, k, v, out, lse, offsets, scale, causal)
     wide_k, wide_v = _widen(k, q.shape[1]), _widen(v, q.shape[1])
     grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, wide_k, wide_v))

@@ -11,7 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from whorl.kernels import native
+
 BLOCK_ELEMENTS = 1 << 20  # logits held at a time: 4 MB in fp32, inside a core's share of the cache
+NATIVE_BLOCK_ELEMENTS = 1 << 21  # the same bytes in bf16, where the C++ kernel runs
 
 
 def reference(
@@ -58,8 +61,8 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: floa
     return losses
 
 
-def _rows(weight: Tensor) -> int:
-    return max(16, BLOCK_ELEMENTS // weight.shape[0])
+def _rows(weight: Tensor, elements: int = BLOCK_ELEMENTS) -> int:
+    return max(16, elements // weight.shape[0])
 
 
 def _logits(hidden: Tensor, matrix: Tensor, soft_cap: float) -> Tensor:
@@ -74,29 +77,46 @@ def _linear_cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     matrix = weight.to(hidden.dtype)
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    grad_hidden = torch.empty_like(hidden) if need_hidden else hidden.new_empty(0)
+    grad_hidden = torch.zeros_like(hidden) if need_hidden else hidden.new_empty(0)
     grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else hidden.new_empty(0)
-    step = _rows(weight)
-    for start in range(0, hidden.shape[0], step):
-        rows = slice(start, start + step)
-        logits = _logits(hidden[rows], matrix, soft_cap)
-        lse = torch.logsumexp(logits, -1, keepdim=True)
-        losses = lse - logits.gather(1, targets[rows, None])
-        total += (losses[:, 0] * weights[rows]).sum()
-        if not (need_hidden or need_weight):
-            continue
-        squash = 1 - (logits / soft_cap).square() if soft_cap else None
-        grad = logits.sub_(lse).exp_()  # softmax, in place of the logits
-        grad.scatter_add_(1, targets[rows, None], torch.full_like(losses, -1.0))
-        grad.mul_(weights[rows, None])
-        if squash is not None:
-            grad.mul_(squash)
-        grad = grad.to(hidden.dtype)
+    elements = NATIVE_BLOCK_ELEMENTS if _takes_native(hidden, soft_cap) else BLOCK_ELEMENTS
+    for rows in _learnt_rows(weights).split(_rows(weight, elements)):
+        block = hidden[rows]
+        loss, grad = _block_gradient(block, matrix, targets[rows], weights[rows], soft_cap)
+        total += loss
         if need_hidden:
-            torch.mm(grad, matrix, out=grad_hidden[rows])
+            grad_hidden[rows] = torch.mm(grad, matrix)
         if need_weight:
-            grad_weight += torch.mm(grad.T, hidden[rows])
+            grad_weight += torch.mm(grad.T, block)
     return total, grad_hidden, grad_weight
+
+
+def _learnt_rows(weights: Tensor) -> Tensor:
+    """The tokens that count: a chat's prompts, half of its tokens, need no logits at all."""
+    return weights.nonzero()[:, 0]
+
+
+def _block_gradient(
+    hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor, soft_cap: float
+) -> tuple[Tensor, Tensor]:
+    """The weighted loss of some tokens, and its gradient with respect to their logits in hidden's dtype."""
+    if _takes_native(hidden, soft_cap) and (kernel := native.kernels().softmax_gradient):
+        logits = torch.mm(hidden, matrix.T)
+        return kernel(logits, targets, weights).sum(), logits
+    logits = _logits(hidden, matrix, soft_cap)
+    lse = torch.logsumexp(logits, -1, keepdim=True)
+    losses = lse - logits.gather(1, targets[:, None])
+    squash = 1 - (logits / soft_cap).square() if soft_cap else None
+    grad = logits.sub_(lse).exp_()  # softmax, in place of the logits
+    grad.scatter_add_(1, targets[:, None], torch.full_like(losses, -1.0))
+    grad.mul_(weights[:, None])
+    if squash is not None:
+        grad.mul_(squash)
+    return (losses[:, 0] * weights).sum(), grad.to(hidden.dtype)
+
+
+def _takes_native(hidden: Tensor, soft_cap: float) -> bool:
+    return hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and not soft_cap
 
 
 @_linear_cross_entropy.register_fake

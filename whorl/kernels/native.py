@@ -12,6 +12,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -20,34 +21,43 @@ from torch import Tensor
 
 from whorl.kernels.device import compiler_available
 
-SOURCE = Path(__file__).with_name("attention_cpu.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention_cpu.cpp", "cross_entropy_cpu.cpp"))
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
 BUILD_SECONDS = 120
 
 AttentionBackward = Callable[
     [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor, Tensor]
 ]
+"""(grad, q, k, v, out, lse, offsets, scale, causal) → (dq, dk, dv), all but lse and offsets in bf16."""
+SoftmaxGradient = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(logits [n, V] bf16, targets [n] int64, weights [n]) → weighted losses [n]; logits become the gradient."""
 
 
-def attention_backward() -> AttentionBackward | None:
-    """(grad, q, k, v, out, lse, offsets, scale, causal) → (dq, dk, dv) in bf16; None where it cannot run."""
-    return _load()[0]
+@dataclass(frozen=True)
+class Native:
+    """The C++ kernels that passed their test here; None for the others, with the reason in `status`."""
+
+    attention_backward: AttentionBackward | None = None
+    softmax_gradient: SoftmaxGradient | None = None
+    status: str = "native"
 
 
 def status() -> str:
     """ "native", or why the portable kernels are used."""
-    return _load()[1]
+    return kernels().status
 
 
 @cache
-def _load() -> tuple[AttentionBackward | None, str]:
+def kernels() -> Native:
+    """Build, load and test the kernels, once a process."""
     try:
         library = ctypes.CDLL(str(_build()))
     except (OSError, subprocess.SubprocessError) as error:
-        return None, f"C++ kernels are off: {str(error).splitlines()[0]}"
-    kernel = _bind(library.whorl_attention_backward)
-    problem = _test(kernel)
-    return (None, f"C++ kernels are off: {problem}") if problem else (kernel, "native")
+        return Native(status=f"C++ kernels are off: {str(error).splitlines()[0]}")
+    backward = _bind_attention(library.whorl_attention_backward)
+    softmax = _bind_softmax(library.whorl_softmax_gradient)
+    problem = _test(backward) or _test_softmax(softmax)
+    return Native(status=f"C++ kernels are off: {problem}") if problem else Native(backward, softmax)
 
 
 def _build() -> Path:
@@ -57,14 +67,21 @@ def _build() -> Path:
         raise OSError("no C++ compiler is found; install g++")
     libraries = Path(torch.__file__).parent / "lib"
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    key = [SOURCE.read_text(), *FLAGS, version, torch.__version__, torch.__file__, _cpu()]
-    place = _cache() / f"attention-{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:16]}.so"
+    key = [
+        *(source.read_text() for source in SOURCES),
+        *FLAGS,
+        version,
+        torch.__version__,
+        torch.__file__,
+        _cpu(),
+    ]
+    place = _cache() / f"kernels-{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:16]}.so"
     if place.exists():
         return place
     partial = place.with_suffix(f".{os.getpid()}.part")
     link = [f"-L{libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}"]
     built = subprocess.run(
-        [compiler, *FLAGS, str(SOURCE), "-o", str(partial), *link],
+        [compiler, *FLAGS, *map(str, SOURCES), "-o", str(partial), *link],
         capture_output=True, text=True, timeout=BUILD_SECONDS, check=False,
     )  # fmt: skip
     if built.returncode:
@@ -94,7 +111,7 @@ def _cache() -> Path:
     return place
 
 
-def _bind(function: ctypes._NamedFuncPointer) -> AttentionBackward:
+def _bind_attention(function: ctypes._NamedFuncPointer) -> AttentionBackward:
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = [pointer] * 10 + [size] * 4 + [ctypes.c_float, ctypes.c_bool, ctypes.c_int]
     function.restype = None
@@ -112,6 +129,39 @@ def _bind(function: ctypes._NamedFuncPointer) -> AttentionBackward:
         return grads[0], grads[1], grads[2]
 
     return backward
+
+
+def _bind_softmax(function: ctypes._NamedFuncPointer) -> SoftmaxGradient:
+    function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 2 + [ctypes.c_int]
+    function.restype = None
+
+    def gradient(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        assert logits.is_contiguous() and logits.dtype == torch.bfloat16
+        targets, weights = targets.contiguous(), weights.contiguous()
+        losses = torch.empty(len(targets))
+        function(
+            logits.data_ptr(), targets.data_ptr(), weights.data_ptr(), losses.data_ptr(), *logits.shape,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return losses
+
+    return gradient
+
+
+def _test_softmax(kernel: SoftmaxGradient) -> str:
+    """Compare with the formula in fp32; "" when equal."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (4 * torch.randn(5, 33, generator=generator)).bfloat16()
+    targets, weights = torch.tensor([0, 32, 7, 7, 1]), torch.tensor([1.0, 0.5, 0.0, 2.0, 1.0])
+    wide = logits.float()
+    wanted = wide.softmax(-1)
+    wanted[torch.arange(5), targets] -= 1
+    losses = kernel(logits, targets, weights)
+    known = weights * (wide.logsumexp(-1) - wide[torch.arange(5), targets])
+    worst = max(
+        float((logits.float() - weights[:, None] * wanted).abs().max()), float((losses - known).abs().max())
+    )
+    return "" if worst < 0.02 else f"the cross-entropy self-test differs by {worst:.2g}"
 
 
 def _test(kernel: AttentionBackward) -> str:
