@@ -1,14 +1,19 @@
-"""Several processes as one: the group, what wraps a model, and starting torchrun."""
+"""Several processes as one: the group, what wraps a model, and starting torchrun.
+
+`launch` and `wrap` are named as their modules are, which Python would put in their place here: import
+them from `whorl.parallel.launch` and `whorl.parallel.wrap`.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from whorl.parallel.group import Group
-    from whorl.parallel.wrap import gradient_sync, wrap
+    from whorl.parallel.launch import EXIT_RESUME
+    from whorl.parallel.wrap import gather_state, gradient_sync
 
-PUBLIC = {"Group": "group", "gradient_sync": "wrap", "wrap": "wrap"}
-__all__ = ["Group", "gradient_sync", "wrap"]
+PUBLIC = {"EXIT_RESUME": "launch", "Group": "group", "gather_state": "wrap", "gradient_sync": "wrap"}
+__all__ = ["EXIT_RESUME", "Group", "gather_state", "gradient_sync"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,42 @@
+"""Two gloo ranks, DDP and FSDP2, against one process: the same losses, validation and weights."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whorl.parallel.launch import launch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from scenarios import SCENARIOS, train
+
+PROGRAM = Path(__file__).with_name("scenarios.py")
+BOUNDS = {"bf16": 2e-3}
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("ranks") / "out.json"
+    assert launch(2, f"{PROGRAM}:main", [str(out)]) == 0
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_ranks_equal_one_process(two_ranks: dict[str, Any], name: str) -> None:
+    alone = train(name, "ddp")
+    assert len(alone["losses"]) == 20 and alone["losses"][-1] < alone["losses"][0]
+    bound = BOUNDS.get(name, 1e-5)
+    for how in ("ddp", "fsdp"):
+        found = two_ranks[f"{name}-{how}"]
+        worst = max(abs(a - b) for a, b in zip(alone["losses"], found["losses"], strict=True))
+        assert worst <= bound, f"{how}: {worst}"
+        assert found["validation"] == pytest.approx(alone["validation"], abs=bound)
+        assert found["norms"].keys() == alone["norms"].keys()
+        for key, value in alone["norms"].items():
+            assert found["norms"][key] == pytest.approx(value, rel=100 * bound, abs=1e-4), (how, key)
