@@ -168,6 +168,8 @@ REFUSED = [
     ("llama", {"hidden_size": 100, "num_attention_heads": 7}, "hidden_size"),
     ("llama", {"num_attention_heads": 8, "num_key_value_heads": 3}, "n_kv_heads 3"),
     ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+    ("mistral", {"attention_bias": True}, "attention_bias"),
+    ("qwen2", {"mlp_bias": True}, "mlp_bias"),
     ("qwen3", {"layer_types": ["linear_attention"] * 32}, "linear_attention"),
     ("qwen3", {"layer_types": ["full_attention"]}, "layer_types"),
     ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),

@@ -34,9 +34,10 @@ def read(fields: Fields) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
+    written = write_gemma(config)  # raises where there is no rope at all
     local = config.local_rope or config.rope
     assert local is not None
-    return {**write_gemma(config), "rope_local_base_freq": local.theta}
+    return {**written, "rope_local_base_freq": local.theta}
 
 
 FAMILY = Family("gemma3_text", "Gemma3ForCausalLM", read, write, tensors, alias=with_base("model."))

@@ -40,6 +40,7 @@ def read(fields: Fields) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
+    need(config.learned_positions > 0, "model without learned positions")
     need(config.n_heads * config.head_dim == config.d_model, "heads that do not fill d_model")
     need(config.n_kv_heads == config.n_heads, "shared key and value heads")
     return {

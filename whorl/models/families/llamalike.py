@@ -10,11 +10,12 @@ from whorl.models.families.fields import ACTIVATION_WRITTEN, Fields
 from whorl.models.families.rope import read_rope, write_rope
 
 REFUSED = ("quantization_config", "is_encoder_decoder", "add_cross_attention", "use_bidirectional_attention")
+BIASES = ("attention_bias", "mlp_bias")  # fields of some; said to a family without them, they are a mistake
 
 
 def read_common(fields: Fields, **axes: Any) -> ModelConfig:
     """The axes every Llama-like config names alike; `axes` are the family's own, and win."""
-    fields.refuse(*REFUSED)
+    fields.refuse(*REFUSED, *(name for name in BIASES if name not in fields.defaults))
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     values: dict[str, Any] = {
         "vocab_size": fields.size("vocab_size"),
