@@ -365,6 +365,22 @@ def test_a_folder_that_was_not_pulled_is_left_alone(hub: Hub) -> None:
     load(fetch(out="empty"))
 
 
+def test_the_verb(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    from whorl.cli.main import main
+
+    with pytest.raises(SystemExit) as end:
+        main(["model", "pull", f"{REPO}@{COMMIT}", "--out", "there", "--json"])
+    assert not end.value.code
+    assert json.loads(capsys.readouterr().out)["commit"] == COMMIT
+    load("there")
+    with pytest.raises(SystemExit) as end:
+        main(["model", "pull", f"{REPO}@gone"])
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "there is no acme/tiny@gone" in err
+
+
 def test_hub_names() -> None:
     assert is_hub_name("acme/tiny")
     assert is_hub_name("Qwen/Qwen2.5-0.5B@main")
