@@ -24,7 +24,7 @@ from whorl.train.loop import TrainState, fit
 from whorl.train.objectives import next_token
 
 FAMILY = "qwen3"
-CONVERSATION_TOKENS = 84  # mean of a lesson: how many are needed for a number of steps
+CONVERSATION_TOKENS = 60  # mean of a lesson: how many are needed for a number of steps
 EPOCHS = 1.5  # how often a lesson is seen
 CHECKPOINTS = 6  # of each training
 PROMPTS = ("def ", "The ")
@@ -67,11 +67,15 @@ def learn_chat(
     count = int(plan.chat_steps * BATCH_TOKENS / CONVERSATION_TOKENS / EPOCHS)
     say(f"making {count:,} conversations")
     template = ChatTemplate.default()
-    samples, report = chat_samples(
+    samples, made = chat_samples(
         course.conversations(count), corpus.tokenizer, template, image_config=IMAGES, max_length=SEQUENCE,
         too_long="drop",
     )  # fmt: skip
-    logbook.event("data", name="conversations", counts={"conversations": count, "samples": len(samples)})
+    logbook.event(
+        "data",
+        name="conversations",
+        counts={"conversations": count, "samples": len(samples), "dropped": made.dropped},
+    )
     batches = SampleBatches(samples, length=BATCH_TOKENS, micro_batches=1, seed=config.seed)
     optim = OptimConfig(lr=2e-3, muon_lr=1e-2)
     state = fit(model, batches, next_token, _config(config, plan, plan.chat_steps, optim), logbook)

@@ -1,4 +1,4 @@
-"""How big a model, how many steps: the machine is measured and the time shared out before anything is trained."""
+"""How big a model, how many steps: the machine is measured and the time shared out before training."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ from whorl.train.setup import prepare
 VOCABULARY = 4096
 BATCH_TOKENS = 4096
 SEQUENCE = 512
-IMAGES = ImageConfig(patch_size=4, max_size=32, breaks=False)
-# (d_model, layers, d_ff): the largest whose training fits is taken.
-SHAPES = ((384, 6, 1024), (320, 6, 864), (256, 5, 704), (192, 4, 512))
+IMAGES = ImageConfig(patch_size=8, max_size=32, breaks=False)
+# (d_model, layers, d_ff), the largest first. The first of MEASURED and those after it whose training
+# fits is taken; the ones before it need twice the time to spare.
+SHAPES = ((448, 8, 1216), (320, 6, 864), (256, 5, 704), (192, 4, 512))
+MEASURED = 1
 # Share of the run's time each part may take; what is left over is a margin for a noisy machine.
-SHARES = {"data": 0.12, "pretrain": 0.22, "chat": 0.33, "figures": 0.15}
-WANTED = {"pretrain": 1_200_000, "chat": 1_300_000}  # tokens below which the floors were not met in trials
+SHARES = {"data": 0.05, "pretrain": 0.19, "chat": 0.45, "figures": 0.15}
+WANTED = {"pretrain": 800_000, "chat": 1_500_000}  # tokens below which the floors were not met in trials
 MEASURED_STEPS = 3
 
 
@@ -83,29 +85,35 @@ def model_config(shape: tuple[int, int, int], image_token: int, vocabulary: int 
 
 
 def make_plan(config: QuickstartConfig, logbook: Logbook) -> Plan:
-    """Measure each shape from the largest on, and take the first that sees enough tokens in its time."""
+    """Measure one shape's training step, scale to the others by their FLOPs, and take the largest that
+    sees enough tokens in its time."""
     seconds = config.minutes * 60
     budget = {name: share * seconds for name, share in SHARES.items()}
-    for shape in SHAPES:
-        rate, parameters, dtype = measure(shape, config, logbook)
-        steps = {name: int(rate * budget[name] / BATCH_TOKENS) for name in ("pretrain", "chat")}
-        enough = all(steps[name] * BATCH_TOKENS >= wanted for name, wanted in WANTED.items())
+    rate, dtype = measure(SHAPES[MEASURED], config, logbook)
+    measured_flops = _flops(SHAPES[MEASURED])
+    for number, shape in enumerate(SHAPES):
+        spare = 2.0 if number < MEASURED else 1.0
+        scaled = rate * measured_flops / _flops(shape)
+        enough = all(scaled * budget[name] >= spare * wanted for name, wanted in WANTED.items())
         if enough:
             break
     warning = ""
     if not enough:
-        wanted = sum(WANTED.values()) / (rate * (SHARES["pretrain"] + SHARES["chat"])) / 60
+        minutes = max(wanted / (scaled * SHARES[name]) for name, wanted in WANTED.items()) / 60
         warning = (
-            f"{config.minutes:g} minutes are too few for all floors here; --minutes {wanted + 1:.0f} would do"
+            f"{config.minutes:g} minutes are too few for all floors here; --minutes {minutes:.0f} would do"
         )
-    steps = {name: max(10, count) for name, count in steps.items()}
-    return Plan(*shape, steps["pretrain"], steps["chat"], rate, parameters, dtype, budget, warning)
+    steps = {name: max(10, int(scaled * budget[name] / BATCH_TOKENS)) for name in WANTED}
+    parameters = sum(p.numel() for p in Decoder(model_config(shape, image_token=0)).parameters())
+    return Plan(*shape, steps["pretrain"], steps["chat"], scaled, parameters, dtype, budget, warning)
 
 
-def measure(
-    shape: tuple[int, int, int], config: QuickstartConfig, logbook: Logbook
-) -> tuple[float, int, str]:
-    """Tokens/s of a real training step at this shape, compiled first; its parameters and its dtype."""
+def _flops(shape: tuple[int, int, int]) -> float:
+    return flops_per_token(model_config(shape, image_token=0), SEQUENCE / 2)
+
+
+def measure(shape: tuple[int, int, int], config: QuickstartConfig, logbook: Logbook) -> tuple[float, str]:
+    """Tokens/s of a real training step at this shape, compiled first, and its dtype."""
     model = Decoder(model_config(shape, image_token=0))
     init_weights(model, config.seed)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -120,7 +128,7 @@ def measure(
     rate = BATCH_TOKENS / sorted(times[1:])[MEASURED_STEPS // 2]
     share = rate * flops_per_token(model.config, SEQUENCE / 2) / setup.matmul_rate
     say(f"a step of {parameters / 1e6:.1f}M parameters: {rate:,.0f} tokens/s, {share:.0%} of the matmul rate")
-    return rate, parameters, str(setup.dtype).removeprefix("torch.")
+    return rate, str(setup.dtype).removeprefix("torch.")
 
 
 class _Always(Batches):

@@ -1,4 +1,4 @@
-"""Stages that are done once: their seconds and memory are kept, and a stage that is done is not done again."""
+"""Stages that are done once: their seconds and memory are kept, and what is done is not done again."""
 
 from __future__ import annotations
 
