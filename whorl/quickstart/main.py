@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from whorl.base.files import write_json
 from whorl.base.logbook import Logbook
@@ -81,7 +82,7 @@ def _put_aside(run: Path) -> None:
     say(f"the earlier run is now {aside}")
 
 
-def _figures(stored: dict[str, list]) -> Figures:  # type: ignore[type-arg]
+def _figures(stored: dict[str, list[Any]]) -> Figures:
     known = {field.name for field in fields(Figure)}
     rows = [Figure(**{key: value for key, value in row.items() if key in known}) for row in stored["rows"]]
     return Figures(rows, [(question, reply) for question, reply in stored["samples"]])

@@ -128,7 +128,7 @@ def measure(shape: tuple[int, int, int], config: QuickstartConfig, logbook: Logb
     rate = BATCH_TOKENS / sorted(times[1:])[MEASURED_STEPS // 2]
     share = rate * flops_per_token(model.config, SEQUENCE / 2) / setup.matmul_rate
     say(f"a step of {parameters / 1e6:.1f}M parameters: {rate:,.0f} tokens/s, {share:.0%} of the matmul rate")
-    return rate, str(setup.dtype).removeprefix("torch.")
+    return rate, setup.choices.dtype
 
 
 class _Always(Batches):
