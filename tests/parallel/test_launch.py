@@ -43,9 +43,7 @@ def test_no_ranks_is_a_mistake() -> None:
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
-    code = (
-        "import sys; from whorl.parallel.launch import launch as f; sys.exit(f(2, sys.argv[1], sys.argv[2:]))"
-    )
+    code = "import sys; import whorl.parallel.launch as l; sys.exit(l.launch(2, sys.argv[1], sys.argv[2:]))"
     command = [sys.executable, "-c", code, f"{RANKS}:patient", str(folder)]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.getcwd()})
     for _ in range(1200):

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from whorl.base.errors import DataError, FaultError, InputError
-from whorl.base.files import read_json, read_jsonl, sha256_file, write_json
+from whorl.base.files import read_json, read_jsonl, sha256_file, sha256_json, write_json
 from whorl.base.logbook import Logbook, read_events, read_metrics, series
 from whorl.models.config import LoraConfig
 from whorl.parallel.launch import EXIT_RESUME, launch
@@ -134,7 +134,7 @@ def wait_for_resume(path: Path, process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("name", ["SIGUSR1", pytest.param("SIGINT", marks=pytest.mark.soak),
                                   pytest.param("SIGTERM", marks=pytest.mark.soak)])  # fmt: skip
 def test_asked_to_leave_it_saves_and_goes_on(tmp_path: Path, name: str) -> None:
-    options: dict[str, Any] = {"train": {"steps": 300}}
+    options: dict[str, Any] = {"train": {"steps": 120}}
     process = start(tmp_path / "run", options)
     wait_for_step(tmp_path / "run", 5, process)
     process.send_signal(getattr(signal, name))
@@ -142,9 +142,9 @@ def test_asked_to_leave_it_saves_and_goes_on(tmp_path: Path, name: str) -> None:
     saved = losses(tmp_path / "run")
     kinds = {event["kind"]: event for event in read_events(tmp_path / "run")}
     assert kinds["signal"]["signal"] == name and kinds["signal"]["step"] == len(saved)
-    state = run(tmp_path / "run", steps=300)
-    assert len(state.losses) == 300 - len(saved) and state.step == 300
-    assert losses(tmp_path / "run") == run(tmp_path / "whole", steps=300).losses
+    state = run(tmp_path / "run", steps=120)
+    assert len(state.losses) == 120 - len(saved) and state.step == 120
+    assert losses(tmp_path / "run") == run(tmp_path / "whole", steps=120).losses
 
 
 # -- damage ---------------------------------------------------------------------------------------
@@ -175,8 +175,6 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], harm: Any, name: str
 ) -> None:
     path = shutil.copytree(finished, tmp_path / "run")
-    if name == "manifest.json" and harm is flip:
-        pytest.skip("a flipped letter in the manifest may be a settings value, which is not hashed")
     harm(path / "checkpoints" / "step-00000020" / name)
     state = run(path, checkpoint_every=5)
     assert len(state.losses) == 5 and losses(path) == losses(finished)
@@ -202,22 +200,18 @@ def small_files() -> Iterator[None]:
     """No file may grow past 100 kB: what a full disk does, for checkpoints alone."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_is_a_fault_and_the_checkpoint_before_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "run"
     run(path, steps=5, schedule={"name": "constant"})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(
-            FaultError, match="step 8 could not be written.*File too large.*step-00000005 is safe"
-        ):
-            run(path, steps=20, checkpoint_every=8, schedule={"name": "constant"})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    told = r"step 8 could not be written .*File too large.*step-00000005 is safe"
+    with pytest.raises(FaultError, match=told), small_files():
+        run(path, steps=20, checkpoint_every=8, schedule={"name": "constant"})
     assert [place.name for place in (path / "checkpoints").iterdir()] == ["step-00000005"]
     assert [event["kind"] for event in read_events(path)].count("fault") == 1
     run(path, steps=20, schedule={"name": "constant"})
@@ -247,7 +241,8 @@ def test_an_index_that_would_run_code_is_refused(
     (newest / ".metadata").write_bytes(pickle.dumps(Malice()))
     manifest = read_json(newest / "manifest.json")
     manifest["sha256"][".metadata"] = sha256_file(newest / ".metadata")
-    write_json(newest / "manifest.json", manifest)
+    del manifest["own"]
+    write_json(newest / "manifest.json", manifest | {"own": sha256_json(manifest)})
     with pytest.raises(DataError, match="has no place in a checkpoint's index"):
         run(path)
     assert not (tmp_path / "pickled").exists()
@@ -271,7 +266,7 @@ def test_other_data_weights_or_shapes_are_refused(finished: Path) -> None:
     config = tiny_config(steps=21)
     with pytest.raises(InputError, match="other data or in another order"):
         fit(tiny_model(), TinyBatches(seed=1), next_token, config, Logbook(finished))
-    with pytest.raises(InputError, match=r"has adamw.final_norm.*and this run asks for"):
+    with pytest.raises(InputError, match=r"has adamw.embed.*and this run asks for"):
         fit(tiny_model(d_model=16), TinyBatches(), next_token, config, Logbook(finished))
     with pytest.raises(InputError, match="trained on top of other frozen weights"):
         fit(tiny_model(lora=LoraConfig(rank=2)), TinyBatches(), next_token, config, Logbook(finished))
@@ -309,7 +304,10 @@ def test_resumed_with_another_number_of_ranks(tmp_path: Path, first: int, then: 
         options = {"train": {"steps": steps, "parallel": parallel, "schedule": {"name": "constant"}}}
         assert launch(ranks, f"{PROGRAM}:main", [str(path), json.dumps(options)]) == 0
 
-    train(first, 10, "ddp")
+    if first == 1:
+        run(path, steps=10, schedule={"name": "constant"})
+    else:
+        train(first, 10, "ddp")
     train(then, 20, "fsdp")
     alone = run(tmp_path / "alone", schedule={"name": "constant"}).losses
     assert len(losses(path)) == 20

@@ -2,6 +2,7 @@
 
     run/checkpoints/step-00000040/     __0_0.distcp … .metadata    (torch.distributed.checkpoint)
                                        manifest.json               state, settings, SHA-256 of every file
+                                                                   and of itself
 
 A checkpoint is written beside its place and renamed into it, so one that has its name is whole; one
 whose files do not match their hashes is set aside for the one before, and said. Only tensors go into
@@ -29,7 +30,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from whorl.base.errors import DataError, FaultError, InputError
-from whorl.base.files import read_json, sha256_file, write_json
+from whorl.base.files import read_json, sha256_file, sha256_json, write_json
 from whorl.base.logbook import Logbook, read_metrics
 from whorl.base.posix import fsync_directory
 from whorl.base.progress import say
@@ -111,11 +112,12 @@ class Checkpoints:
         """Rank 0, when every rank's files are there: the manifest, then the name."""
         tensors = {name: list(tensor.shape) for name, tensor in _tensors(self.setup).items()}
         kept = {key: value for key, value in asdict(state).items() if key not in UNSAVED}
-        write_json(partial / MANIFEST, {
+        manifest = {
             "format": FORMAT, "state": kept, "data": self.fingerprint, "frozen": self.setup.frozen,
             "choices": asdict(self.setup.choices), "config": self.config.model_dump(mode="json"),
             "tensors": tensors, "sha256": {f.name: sha256_file(f) for f in sorted(partial.iterdir())},
-        })  # fmt: skip
+        }  # fmt: skip
+        write_json(partial / MANIFEST, manifest | {"own": sha256_json(manifest)})
         if place.exists():  # left by a run that was told to begin anew; never what was restored from
             shutil.rmtree(place)
         partial.rename(place)
@@ -241,9 +243,11 @@ def _damage(place: Path) -> str:
             raise InputError(
                 f"{place} was written by a newer Whorl (format {manifest['format']}); upgrade whorl"
             )
-        hashes = manifest["sha256"]
+        own, hashes = manifest.pop("own"), manifest["sha256"]
     except (DataError, KeyError, TypeError) as error:
         return f"{MANIFEST} is not whole: {error}"
+    if sha256_json(manifest) != own:
+        return f"{MANIFEST} does not match its hash"
     for name, digest in hashes.items():
         file = place / name
         if not file.exists():
@@ -275,12 +279,18 @@ class _IndexUnpickler(pickle.Unpickler):
 
 
 class _Reader(dcp.FileSystemReader):
-    """torch's reader with the restricted unpickler."""
+    """torch's reader with the restricted unpickler; `DataError` where the index is not one."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        try:
+            with open(place / ".metadata", "rb") as file:
+                self._index: Metadata = _IndexUnpickler(file).load()
+        except (pickle.UnpicklingError, EOFError) as error:
+            raise DataError(f"{place / '.metadata'}: {error}; remove it to use the one before") from error
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with open(Path(self.path) / ".metadata", "rb") as file:
-            metadata: Metadata = _IndexUnpickler(file).load()
-        if metadata.storage_meta is None:
-            metadata.storage_meta = StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
+        if self._index.storage_meta is None:
+            self._index.storage_meta = StorageMeta()
+        self._index.storage_meta.load_id = self.load_id
+        return self._index
