@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from whorl.base.logbook import Logbook
+from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import say
 from whorl.data.batch import Batch
 from whorl.data.batches import Batches
@@ -51,6 +52,7 @@ def prepare(
     group: Group,
 ) -> Setup:
     """Choose or keep the run's choices, wrap, compile. A null logbook keeps none."""
+    keep_freed_memory()
     device = _device(config, group)
     example = batches.micro(0)
     choices = decide(model.config, batches.length, config, device, logbook, group)
