@@ -42,7 +42,7 @@ def train(name: str, parallel: str) -> dict[str, Any]:
     return {"losses": state.losses, "validation": state.validation_loss, "norms": norms}
 
 
-def main(out: str) -> None:
-    results = {f"{name}-{how}": train(name, how) for name in SCENARIOS for how in ("ddp", "fsdp")}
+def main(out: str, *names: str) -> None:
+    results = {f"{name}-{how}": train(name, how) for name in names for how in ("ddp", "fsdp")}
     if Group.current().rank == 0:
         Path(out).write_text(json.dumps(results))

@@ -18,6 +18,7 @@ from whorl.parallel.launch import EXIT_RESUME, launch
 RANKS = str(Path(__file__).with_name("ranks.py"))
 
 
+@pytest.mark.soak
 def test_ranks_agree_and_end_well() -> None:
     assert launch(2, f"{RANKS}:add", ["3"]) == 0
 
@@ -27,6 +28,7 @@ def test_a_mistake_comes_back_as_itself() -> None:
         launch(2, f"{RANKS}:mistaken")
 
 
+@pytest.mark.soak
 def test_an_exception_in_a_rank_is_a_fault_with_its_last_line() -> None:
     with pytest.raises(FaultError, match="rank 1 ended with code 1; its last line: ValueError: rank one"):
         launch(2, f"{RANKS}:broken")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,27 @@ from scenarios import SCENARIOS, train
 
 PROGRAM = Path(__file__).with_name("scenarios.py")
 BOUNDS = {"bf16": 2e-3}
+QUICK = ("uneven", "lora", "bf16")
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("ranks") / "out.json"
-    assert launch(2, f"{PROGRAM}:main", [str(out)]) == 0
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
+def check(folder: Path, names: Sequence[str]) -> None:
+    out = folder / "out.json"
+    assert launch(2, f"{PROGRAM}:main", [str(out), *names]) == 0
+    two_ranks: dict[str, Any] = json.loads(out.read_text())
+    for name in names:
+        check_one(two_ranks, name)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_two_ranks_equal_one_process(two_ranks: dict[str, Any], name: str) -> None:
+def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
+    check(tmp_path, QUICK)
+
+
+@pytest.mark.soak
+def test_two_ranks_equal_one_process_in_every_way(tmp_path: Path) -> None:
+    check(tmp_path, sorted(SCENARIOS.keys() - set(QUICK)))
+
+
+def check_one(two_ranks: dict[str, Any], name: str) -> None:
     alone = train(name, "ddp")
     assert len(alone["losses"]) == 20 and alone["losses"][-1] < alone["losses"][0]
     bound = BOUNDS.get(name, 1e-5)

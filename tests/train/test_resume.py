@@ -100,6 +100,7 @@ def test_killed_anywhere(tmp_path: Path, seed: int, every: int, how: dict[str, A
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
+@pytest.mark.soak
 def test_killed_before_its_first_checkpoint_begins_again_with_the_same_choices(tmp_path: Path) -> None:
     options = {"train": {"steps": 400, "dtype": "auto", "compile": "auto"}, "model": {"n_layers": 1}}
     options["train"]["compile"] = "off"
@@ -134,7 +135,7 @@ def wait_for_resume(path: Path, process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("name", ["SIGUSR1", pytest.param("SIGINT", marks=pytest.mark.soak),
                                   pytest.param("SIGTERM", marks=pytest.mark.soak)])  # fmt: skip
 def test_asked_to_leave_it_saves_and_goes_on(tmp_path: Path, name: str) -> None:
-    options: dict[str, Any] = {"train": {"steps": 120}}
+    options: dict[str, Any] = {"train": {"steps": 60}}
     process = start(tmp_path / "run", options)
     wait_for_step(tmp_path / "run", 5, process)
     process.send_signal(getattr(signal, name))
@@ -142,9 +143,9 @@ def test_asked_to_leave_it_saves_and_goes_on(tmp_path: Path, name: str) -> None:
     saved = losses(tmp_path / "run")
     kinds = {event["kind"]: event for event in read_events(tmp_path / "run")}
     assert kinds["signal"]["signal"] == name and kinds["signal"]["step"] == len(saved)
-    state = run(tmp_path / "run", steps=120)
-    assert len(state.losses) == 120 - len(saved) and state.step == 120
-    assert losses(tmp_path / "run") == run(tmp_path / "whole", steps=120).losses
+    state = run(tmp_path / "run", steps=60)
+    assert len(state.losses) == 60 - len(saved) and state.step == 60
+    assert losses(tmp_path / "run") == run(tmp_path / "whole", steps=60).losses
 
 
 # -- damage ---------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def small_files() -> Iterator[None]:
 def test_a_full_disk_is_a_fault_and_the_checkpoint_before_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "run"
     run(path, steps=5, schedule={"name": "constant"})
-    told = r"step 8 could not be written .*File too large.*step-00000005 is safe"
+    told = r"step 8 could not be written .*step-00000005 is safe"
     with pytest.raises(FaultError, match=told), small_files():
         run(path, steps=20, checkpoint_every=8, schedule={"name": "constant"})
     assert [place.name for place in (path / "checkpoints").iterdir()] == ["step-00000005"]

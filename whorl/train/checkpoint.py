@@ -104,8 +104,7 @@ class Checkpoints:
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process
                 dcp.save(_tensors(self.setup), checkpoint_id=partial, no_dist=self.group.world == 1)
         except CheckpointException as error:  # raised on every rank where one fails
-            causes = [cause[0] if isinstance(cause, tuple) else cause for cause in error.failures.values()]
-            return " ".join(str(causes[0]).split()) if causes else str(error)
+            return _cause(error)
         return ""
 
     def _seal(self, partial: Path, place: Path, state: TrainState) -> None:
@@ -203,6 +202,19 @@ def _tensors(setup: Setup) -> dict[str, Tensor]:
         for parameter, state in optimiser.state.items():
             tensors |= {f"{kind}.{names[parameter]}.{key}": value for key, value in state.items()}
     return tensors
+
+
+def _cause(error: CheckpointException) -> str:
+    """What failed on the first rank that did, in one line: torch's writer hides the system's error
+    behind one of its own."""
+    first = next(iter(error.failures.values()))
+    found: BaseException | None = first[0] if isinstance(first, tuple) else first
+    seen = found
+    while seen is not None:
+        if isinstance(seen, OSError):
+            found = seen
+        seen = seen.__context__
+    return " ".join(str(found).split())
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
