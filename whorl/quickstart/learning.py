@@ -24,7 +24,7 @@ from whorl.train.loop import TrainState, fit
 from whorl.train.objectives import next_token
 
 FAMILY = "qwen3"
-CONVERSATION_TOKENS = 60  # mean of a lesson: how many are needed for a number of steps
+CONVERSATION_TOKENS = 76  # mean of a lesson: how many are needed for a number of steps
 EPOCHS = 1.5  # how often a lesson is seen
 CHECKPOINTS = 6  # of each training
 PROMPTS = ("def ", "The ")
