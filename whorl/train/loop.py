@@ -79,8 +79,8 @@ def fit(
             values = train_step(setup, micro_batches, objective, config, state, group)
             values["tokens_per_second"] = values["tokens"] / (time.perf_counter() - started)
             values["matmul_share"] = values["tokens_per_second"] * setup.flops_per_token / setup.matmul_rate
-            state.left = leaving.agreed()
             last = state.step == config.steps
+            state.left = "" if last else leaving.agreed()  # at the end there is nothing to come back for
             if last or state.step % config.log_every == 0:
                 logbook.metric(state.step, **values)
             if validation and (last or _due(state.step, config.eval_every)) and not state.left:

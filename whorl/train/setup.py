@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from whorl.base.errors import InputError
 from whorl.base.logbook import Logbook
 from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import say
@@ -79,6 +80,11 @@ def _device(config: TrainConfig, group: Group) -> torch.device:
     device = choose_device(None if config.device == "auto" else config.device)
     if device.type != "cuda":
         return device
+    if group.local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"{group.local_world} processes were asked for, and this machine has {torch.cuda.device_count()}"
+            " GPUs; lower --gpus, or train on the CPU with --train.device cpu"
+        )
     torch.cuda.set_device(group.local_rank)
     return torch.device("cuda", group.local_rank)
 
