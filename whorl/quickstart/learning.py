@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from whorl.base.logbook import Logbook
-from whorl.base.nouns import SamplingParams
-from whorl.base.progress import say
+from whorl.base.nouns import Conversation, SamplingParams
+from whorl.base.progress import progress, say
+from whorl.data.batch import Sample
 from whorl.data.loader import PretrainBatches, SampleBatches
+from whorl.data.pool import Pool
 from whorl.models.decoder import Decoder
 from whorl.models.directory import load, save
 from whorl.models.generation import Prompt, generate
 from whorl.models.init import init_weights
 from whorl.post.samples import chat_samples
 from whorl.quickstart.config import QuickstartConfig
-from whorl.quickstart.corpus import Corpus
+from whorl.quickstart.corpus import WORKERS, Corpus
 from whorl.quickstart.lessons import Course
 from whorl.quickstart.plan import BATCH_TOKENS, IMAGES, SEQUENCE, Plan
 from whorl.text.template import ChatTemplate
@@ -25,7 +30,8 @@ from whorl.train.objectives import next_token
 
 FAMILY = "qwen3"
 CONVERSATION_TOKENS = 76  # mean of a lesson: how many are needed for a number of steps
-EPOCHS = 1.5  # how often a lesson is seen
+EPOCHS = 2.0  # how often a lesson is seen
+CHUNK = 1000  # conversations that a worker makes into samples in one go
 CHECKPOINTS = 6  # of each training
 PROMPTS = ("def ", "The ")
 
@@ -63,25 +69,44 @@ def learn_chat(
     config: QuickstartConfig, plan: Plan, corpus: Corpus, course: Course, run: Path, logbook: Logbook
 ) -> TrainState:
     """Go on from run/base on conversations; the assistant is saved in run/model."""
-    model = load(run / "base")
     count = int(plan.chat_steps * BATCH_TOKENS / CONVERSATION_TOKENS / EPOCHS)
-    say(f"making {count:,} conversations")
-    template = ChatTemplate.default()
-    samples, made = chat_samples(
-        course.conversations(count), corpus.tokenizer, template, image_config=IMAGES, max_length=SEQUENCE,
-        too_long="drop",
-    )  # fmt: skip
-    logbook.event(
-        "data",
-        name="conversations",
-        counts={"conversations": count, "samples": len(samples), "dropped": made.dropped},
-    )
+    samples = make_samples(course.conversations(count), count, corpus.tokenizer)
+    logbook.event("data", name="conversations", counts={"conversations": count, "samples": len(samples)})
+    model = load(run / "base")
     batches = SampleBatches(samples, length=BATCH_TOKENS, micro_batches=1, seed=config.seed)
     optim = OptimConfig(lr=2e-3, muon_lr=1e-2)
     state = fit(model, batches, next_token, _config(config, plan, plan.chat_steps, optim), logbook)
     if not state.left:
         _save(model, run / "model", corpus.tokenizer)
     return state
+
+
+def make_samples(conversations: Iterable[Conversation], count: int, tokenizer: Tokenizer) -> list[Sample]:
+    """The conversations as training samples, made by worker processes; those too long are left out."""
+    chunks = list(batched(conversations, CHUNK))
+    samples: dict[int, list[Sample]] = {}
+    with Pool(WORKERS) as pool, progress(count, "conversations to samples", "conversations") as bar:
+        for number, made in pool.run(partial(_chunk_samples, tokenizer=tokenizer), chunks):
+            samples[number] = made
+            bar.advance(len(chunks[number]))
+    left_out = count - sum(len(made) for made in samples.values())
+    if left_out:
+        say(f"{left_out} conversations over {SEQUENCE} tokens are left out")
+    return [sample for number in range(len(chunks)) for sample in samples[number]]
+
+
+def _chunk_samples(conversations: list[Conversation], tokenizer: Tokenizer) -> list[Sample]:
+    template = ChatTemplate.default()
+    return chat_samples(
+        conversations, tokenizer, template, image_config=IMAGES, max_length=SEQUENCE, too_long="drop"
+    )[0]
+
+
+def batched(items: Iterable[Conversation], size: int) -> Iterator[list[Conversation]]:
+    """Lists of `size`, the last one shorter (`itertools.batched` comes with Python 3.12)."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 def _config(
