@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -277,3 +278,19 @@ def test_the_rates_used_are_the_schedules(tmp_path: Path) -> None:
         fit(tiny_model(), TinyBatches(), next_token, config, logbook)
     _, rates = series(read_metrics(tmp_path), "lr")
     assert rates == [1e-3 * lr_share(step, 20, config.schedule) for step in range(20)]
+
+
+def test_a_signal_at_the_last_step_finds_the_run_done(tmp_path: Path) -> None:
+    def sample(model: Decoder) -> list[tuple[str, str]]:
+        signal.raise_signal(signal.SIGTERM)
+        return []
+
+    def at(step: int, path: Path) -> TrainState:
+        config = tiny_config(steps=6, sample_every=step)
+        with Logbook(path) as logbook:
+            return fit(tiny_model(), TinyBatches(), next_token, config, logbook, sample=sample)
+
+    early = at(4, tmp_path / "early")
+    assert early.left == "SIGTERM" and early.step == 5  # the step after the one in flight
+    late = at(5, tmp_path / "late")
+    assert late.left == "" and late.step == 6

@@ -23,6 +23,7 @@ import torch
 from whorl.base.errors import DataError, FaultError, InputError
 from whorl.base.files import read_json, read_jsonl, sha256_file, sha256_json, write_json
 from whorl.base.logbook import Logbook, read_events, read_metrics, series
+from whorl.kernels.device import compiler_available
 from whorl.models.config import LoraConfig
 from whorl.parallel.launch import EXIT_RESUME, launch
 from whorl.train.loop import TrainState, fit
@@ -97,6 +98,19 @@ def test_killed_anywhere(tmp_path: Path, seed: int, every: int, how: dict[str, A
     options = {"train": {"steps": 40, "checkpoint_every": every}, **how}
     assert start(tmp_path / "whole", options).wait(timeout=PATIENCE) == 0
     kill_until_done(tmp_path / "killed", options, kills=5, steps=40, seed=seed)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_killed_while_compiled_and_in_bf16(tmp_path: Path) -> None:
+    if compiler_available() is None:
+        pytest.skip("no C++ compiler is found")
+    train: dict[str, Any] = {"steps": 24, "checkpoint_every": 4, "compile": "on", "dtype": "bfloat16"}
+    train["optim"] = {"newton_schulz": "bfloat16"}
+    options = {"train": train, "model": {"n_layers": 1, "images": True}, "batches": {"images": True}}
+    assert start(tmp_path / "whole", options).wait(timeout=2 * PATIENCE) == 0
+    kill_until_done(tmp_path / "killed", options, kills=2, steps=24, seed=3)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
