@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whorl.post.config import SftConfig
     from whorl.post.samples import SampleReport, chat_samples
 
-PUBLIC = {"SampleReport": "samples", "chat_samples": "samples"}
-__all__ = ["SampleReport", "chat_samples"]
+PUBLIC = {"SampleReport": "samples", "SftConfig": "config", "chat_samples": "samples"}
+__all__ = ["SampleReport", "SftConfig", "chat_samples"]
 
 
 def __getattr__(name: str) -> Any:
