@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from whorl.kernels import native
+from whorl.kernels.buckets import bucket
 
 BLOCK_ELEMENTS = 1 << 20  # logits held at a time: 4 MB in fp32, inside a core's share of the cache
 NATIVE_BLOCK_ELEMENTS = 1 << 21  # the same bytes in bf16, where the C++ kernel runs
@@ -92,8 +93,10 @@ def _linear_cross_entropy(
 
 
 def _learnt_rows(weights: Tensor) -> Tensor:
-    """The tokens that count: a chat's prompts, half of its tokens, need no logits at all."""
-    return weights.nonzero()[:, 0]
+    """The tokens that count: a chat's prompts, half of its tokens, need no logits at all. A few that
+    do not count fill up the bucket; their gradients are 0."""
+    learnt, others = (weights != 0).nonzero()[:, 0], (weights == 0).nonzero()[:, 0]
+    return torch.cat([learnt, others[: bucket(len(learnt)) - len(learnt)]])
 
 
 def _block_gradient(

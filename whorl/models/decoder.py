@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from whorl.models.config import ModelConfig
 from whorl.models.context import Context
 from whorl.models.layers import Block, Linear, Norm, RopeTable, rope_table
-from whorl.models.vision import Images, Projector, VisionTower
+from whorl.models.vision import Images, Projector, VisionTower, fill_bucket
 
 Result = TypeVar("Result")
 
@@ -109,8 +109,8 @@ class Decoder(nn.Module):
         """
         assert self.vision is not None and self.projector is not None
         if images is not None:
-            features = self.projector(self.vision(images, x.dtype))
-            return x.index_copy(0, images.positions, features)
+            features = self.projector(self.vision(fill_bucket(images), x.dtype))
+            return x.index_copy(0, images.positions, features[: images.positions.shape[0]])
         if not (self.training and torch.is_grad_enabled()):
             return x
         patch = x.new_zeros(1, self.vision.config.patch_values)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from whorl.base.errors import DataError, InputError
 from whorl.base.nouns import SamplingParams
+from whorl.kernels.buckets import bucket
 from whorl.models.context import Packed
 from whorl.models.decoder import Decoder, Projection
 from whorl.models.sampling import choose
@@ -192,15 +193,18 @@ def _last_logits(model: Decoder, batch: list[_Sequence]) -> Tensor:
     """Logits [N, V] in fp32 after the last token of each sequence."""
     device = model.embed.weight.device
     lengths = torch.tensor([len(sequence.ids) for sequence in batch])
-    tokens = torch.tensor([token for sequence in batch for token in sequence.ids], device=device)
+    ids = [token for sequence in batch for token in sequence.ids]
     ends = lengths.cumsum(0)
     images = _gather_images(batch, (ends - lengths).tolist(), device)
-    last = (ends - 1).to(device)
+    spare = bucket(len(ids)) - len(ids)  # documents of one token fill up the bucket
+    tokens = torch.tensor(ids + [0] * spare, device=device)
+    packed = Packed(torch.cat([lengths, torch.ones(spare, dtype=torch.int64)]), device)
+    last = torch.nn.functional.pad(ends - 1, (0, bucket(len(batch)) - len(batch))).to(device)
 
     def project_last(hidden: Tensor, projection: Projection) -> Tensor:
         return projection(hidden[last])
 
-    logits: Tensor = model(tokens, Packed(lengths, device), images, head=project_last)
+    logits: Tensor = model(tokens, packed, images, head=project_last)[: len(batch)]
     if not bool(torch.isfinite(logits).all()):
         raise DataError("the model's logits are not finite: its weights are damaged or overflow its dtype")
     return logits

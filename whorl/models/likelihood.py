@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whorl.base.errors import InputError
+from whorl.kernels.buckets import bucket
 from whorl.kernels.cross_entropy import token_losses
 from whorl.models.context import Packed
 from whorl.models.decoder import Decoder, Projection
@@ -85,10 +86,18 @@ def _groups(windows: Iterator[_Window]) -> Iterator[list[_Window]]:
 def _losses(model: Decoder, pieces: Sequence[NDArray[np.integer]]) -> Tensor:
     """Negative log-probs [Σ (n - 1)] of every piece's tokens but its first."""
     device = model.embed.weight.device
-    tokens = torch.from_numpy(np.concatenate([piece[:-1] for piece in pieces]).astype(np.int64)).to(device)
-    targets = torch.from_numpy(np.concatenate([piece[1:] for piece in pieces]).astype(np.int64)).to(device)
+    count = sum(len(piece) - 1 for piece in pieces)
+    spare = np.zeros(bucket(count) - count, np.int64)  # documents of one token fill up the bucket
+    lengths = [*(len(piece) - 1 for piece in pieces), *np.ones_like(spare).tolist()]
+    tokens, targets = (
+        torch.from_numpy(np.concatenate([*(piece[part] for piece in pieces), spare]).astype(np.int64)).to(
+            device
+        )
+        for part in (slice(None, -1), slice(1, None))
+    )
 
     def head(hidden: Tensor, projection: Projection) -> Tensor:
         return token_losses(hidden, projection.weight, targets, projection.soft_cap)
 
-    return model(tokens, Packed([len(piece) - 1 for piece in pieces], device), None, head).float().cpu()
+    losses: Tensor = model(tokens, Packed(lengths, device), None, head)
+    return losses[:count].float().cpu()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from whorl.kernels.buckets import bucket
 from whorl.models.config import ModelConfig, VisionConfig
 from whorl.models.context import PackedContext
 from whorl.models.layers import ACTIVATIONS, Block, Linear, Norm, RopeTable
@@ -32,6 +33,17 @@ class Images:
 
 
 torch.utils._pytree.register_dataclass(Images)
+
+
+def fill_bucket(images: Images) -> Images:
+    """The same images and a blank strip behind them, so that the number of patches is one of a few."""
+    count = images.pixels.shape[0]
+    spare = bucket(count) - count
+    if not spare:
+        return images
+    blank = images.pixels.new_zeros(spare, images.pixels.shape[1])
+    strip = images.grids.new_tensor([[1, spare]])
+    return Images(torch.cat([images.pixels, blank]), torch.cat([images.grids, strip]), images.positions)
 
 
 def tower_config(config: VisionConfig) -> ModelConfig:

@@ -29,7 +29,7 @@ from whorl.train.loop import TrainState, fit
 from whorl.train.objectives import next_token
 
 FAMILY = "qwen3"
-CONVERSATION_TOKENS = 76  # mean of a lesson: how many are needed for a number of steps
+CONVERSATION_TOKENS = 66  # mean of a lesson: how many are needed for a number of steps
 EPOCHS = 2.0  # how often a lesson is seen
 CHUNK = 1000  # conversations that a worker makes into samples in one go
 CHECKPOINTS = 6  # of each training
