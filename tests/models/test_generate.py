@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from whorl.base.errors import DataError, InputError
 from whorl.base.nouns import SamplingParams
 from whorl.models.config import ModelConfig
+from whorl.kernels.buckets import bucket
 from whorl.models.context import Packed
 from whorl.models.decoder import Decoder
 from whorl.models.directory import load
@@ -155,7 +156,9 @@ def test_a_forward_holds_the_token_budget(tiny: Decoder) -> None:
     hook = tiny.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
     generate(tiny, [Prompt(ids) for ids in PROMPTS * 3], greedy(4), end_ids=[], token_budget=35)
     hook.remove()
-    assert max(sizes) <= 35 and sum(sizes) == sum(3 * (4 * len(ids) + 6) for ids in PROMPTS)
+    asked = sum(3 * (4 * len(ids) + 6) for ids in PROMPTS)  # each forward is filled up to its bucket
+    assert max(sizes) <= bucket(35) and asked <= sum(sizes) <= asked + len(sizes) * (bucket(35) - 1)
+    assert len(sizes) >= asked / 35
 
 
 # -- where a reply ends --------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from torch import Tensor
 from whorl.kernels.device import compiler_available
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention_cpu.cpp", "cross_entropy_cpu.cpp"))
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
 BUILD_SECONDS = 120
 
 AttentionBackward = Callable[
@@ -78,17 +78,23 @@ def _build() -> Path:
     place = _cache() / f"kernels-{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:16]}.so"
     if place.exists():
         return place
-    partial = place.with_suffix(f".{os.getpid()}.part")
-    link = [f"-L{libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}"]
-    built = subprocess.run(
-        [compiler, *FLAGS, *map(str, SOURCES), "-o", str(partial), *link],
-        capture_output=True, text=True, timeout=BUILD_SECONDS, check=False,
-    )  # fmt: skip
-    if built.returncode:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{compiler} failed: {built.stderr.strip()[:200]}")
-    partial.replace(place)
+    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        objects = [str(Path(folder) / f"{source.stem}.o") for source in SOURCES]
+        for source, compiled in zip(SOURCES, objects, strict=True):
+            _run(compiler, *FLAGS, "-c", str(source), "-o", compiled)
+        # Linked without -ffast-math: with it the library would, when loaded, make the whole process
+        # flush subnormal numbers to zero.
+        library = Path(folder) / place.name
+        link = [f"-L{libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}"]
+        _run(compiler, "-fopenmp", "-shared", *objects, "-o", str(library), *link)
+        library.replace(place)
     return place
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
+    if done.returncode:
+        raise OSError(f"{command[0]} failed: {done.stderr.strip()[:200]}")
 
 
 def _cpu() -> str:

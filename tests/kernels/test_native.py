@@ -1,0 +1,53 @@
+"""The C++ kernels: built where there is a compiler, done without where there is none, no side effects."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from whorl.kernels import native
+from whorl.kernels.device import compiler_available
+
+TRAIN = """
+import torch
+from whorl.kernels import native
+from whorl.kernels.attention import attention
+from whorl.kernels.spec import AttentionSpec
+torch.manual_seed(0)
+q, k, v = (torch.randn(90, 2, 32).bfloat16().requires_grad_() for _ in range(3))
+offsets = torch.tensor([0, 70, 90], dtype=torch.int32)
+attention(q, k, v, offsets, AttentionSpec(scale=0.2)).float().square().sum().backward()
+print(native.status())
+print(float(q.grad.float().norm()), float(torch.tensor(1e-40) * 0.5))
+"""
+
+
+def run(**changes: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN], env=os.environ | changes, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(compiler_available() is None, reason="no C++ compiler")
+def test_with_and_without_a_compiler_the_gradients_agree(tmp_path: Path) -> None:
+    built = run(XDG_CACHE_HOME=str(tmp_path))
+    portable = run(XDG_CACHE_HOME=str(tmp_path / "other"), PATH="/nowhere", CXX="")
+    assert built[0] == "native" and "no C++ compiler" in portable[0]
+    assert len(list((tmp_path / "whorl" / "kernels").glob("*.so"))) == 1
+    norms = [float(lines[1].split()[0]) for lines in (built, portable)]
+    assert norms[0] == pytest.approx(norms[1], rel=0.01)
+
+
+@pytest.mark.skipif(compiler_available() is None, reason="no C++ compiler")
+def test_loading_them_leaves_subnormal_numbers_alone(tmp_path: Path) -> None:
+    assert float(run()[1].split()[1]) == pytest.approx(5e-41, rel=1e-3)
+
+
+def test_the_status_says_what_runs() -> None:
+    assert native.status() == "native" or native.status().startswith("C++ kernels are off: ")
