@@ -16,8 +16,8 @@ from hypothesis import given, settings
 
 from whorl.base.errors import DataError, InputError
 from whorl.base.nouns import SamplingParams
-from whorl.models.config import ModelConfig
 from whorl.kernels.buckets import bucket
+from whorl.models.config import ModelConfig
 from whorl.models.context import Packed
 from whorl.models.decoder import Decoder
 from whorl.models.directory import load
