@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1
-ROWS_AT_ONCE = 256
 
 
 def document_schema() -> pa.Schema:
@@ -144,33 +143,38 @@ def read_dataset(
 
 def _read_part(directory: Path, name: str, split: str | None, signals: bool) -> Iterator[Document]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     beside = directory / name.replace("documents/", "signals/", 1)
     try:
         said = _signal_rows(beside) if signals and beside.exists() else None
-        with pq.ParquetFile(directory / name) as table:
-            for batch in table.iter_batches(ROWS_AT_ONCE):
-                for row in batch.to_pylist():
-                    values = next(said, {}) if said else {}
-                    if said and values.pop("id", None) != row["id"]:
-                        raise DataError(f"{beside} does not go with {name} at document {row['id']}")
-                    if split is None or row["split"] == split:
-                        yield document_of(row, values)
+        for rows in table_rows(directory / name):
+            for row in rows:
+                values = next(said, {}) if said else {}
+                if said and values.pop("id", None) != row["id"]:
+                    raise DataError(f"{beside} does not go with {name} at document {row['id']}")
+                if split is None or row["split"] == split:
+                    yield document_of(row, values)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{directory / name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _signal_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for rows in table_rows(path):
+        for row in rows:
+            yield {
+                name: [Span(**span) for span in value] if isinstance(value, list) else value
+                for name, value in row.items()
+            }
+
+
+def table_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a parquet file of ours, a row group at a time: those were made small in bytes, and
+    batches that run over them would not be."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as table:
-        for batch in table.iter_batches(ROWS_AT_ONCE):
-            for row in batch.to_pylist():
-                yield {
-                    name: [Span(**span) for span in value] if isinstance(value, list) else value
-                    for name, value in row.items()
-                }
+        for group in range(table.num_row_groups):
+            yield table.read_row_group(group).to_pylist()
 
 
 def read_rejects(directory: str | Path) -> Iterator[dict[str, Any]]:

@@ -24,13 +24,13 @@ from whorl.base.files import atomic_write, read_json, sha256_file, write_json
 from whorl.base.posix import fsync_directory
 from whorl.data.config import ReadConfig
 from whorl.data.dataset import (
-    ROWS_AT_ONCE,
     document_of,
     document_row,
     document_schema,
     reject_record,
     set_aside,
     signal_schema,
+    table_rows,
 )
 from whorl.data.dedup.exact import content_key
 from whorl.data.dedup.minhash import Sketch
@@ -281,13 +281,10 @@ class _Decided:
         self.kept = int((self.decisions < 0).sum())
 
     def _batches(self) -> Iterator[tuple[list[dict[str, Any]], np.ndarray]]:
-        import pyarrow.parquet as pq
-
         at = 0
-        with pq.ParquetFile(self.folder / "documents.parquet") as table:
-            for batch in table.iter_batches(ROWS_AT_ONCE):
-                yield batch.to_pylist(), self.decisions[at : at + len(batch)]
-                at += len(batch)
+        for rows in table_rows(self.folder / "documents.parquet"):
+            yield rows, self.decisions[at : at + len(rows)]
+            at += len(rows)
 
     def rows(self) -> Iterator[list[dict[str, Any]]]:
         """Rows of the documents kept, their split filled in."""

@@ -22,6 +22,8 @@ class QuickstartConfig(Config):
     """The run's name: `runs/<name>/`. An unfinished run of this name goes on."""
     fresh: bool = False
     """Begin anew: an earlier run of this name is put aside as `<name>-1`, `-2`, …"""
+    cases: int = Field(default=360, ge=1)
+    """Held-out cases of each task, at most; fewer are quicker and say less."""
     seed: int = Field(default=0, ge=0)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"

@@ -38,6 +38,7 @@ class Course:
     seed: int
     entries: Mapping[str, Entry]
     own: bool  # the entries are the user's
+    cases: int = 360  # held-out cases of each task, at most
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
@@ -47,19 +48,20 @@ class Course:
 
     @cached_property
     def arithmetic(self) -> Arithmetic:
-        return Arithmetic(seed=self.seed, n_test=300)
+        return Arithmetic(seed=self.seed, n_test=min(self.cases, 300))
 
     @cached_property
     def digits(self) -> Digits:
-        return Digits(seed=self.seed, n_test=360)
+        return Digits(seed=self.seed, n_test=self.cases)
 
     @cached_property
     def lookups(self) -> LookUps | None:
+        cases = min(self.cases, 300)
         sentences = {name: entry.sentence for name, entry in self.entries.items()}
         if self.own:
-            task = LookUps(sentences=sentences, questions=OWN_QUESTIONS, seed=self.seed, n_test=300)
+            task = LookUps(sentences=sentences, questions=OWN_QUESTIONS, seed=self.seed, n_test=cases)
         else:
-            task = LookUps(sentences=sentences, seed=self.seed, n_test=300)
+            task = LookUps(sentences=sentences, seed=self.seed, n_test=cases)
         enough = len(sentences) >= LEAST_NAMES and task.names["train"] and task.names["test"]
         return task if enough else None
 
@@ -73,8 +75,8 @@ class Course:
         return mixed(streams, n, seed=self.seed)
 
 
-def plan_course(corpus: Corpus, seed: int) -> Course:
+def plan_course(corpus: Corpus, seed: int, cases: int = 360) -> Course:
     """The tasks that the corpus allows: look-ups over the user's titles, or Python's documented names."""
     entries = document_entries(corpus.own_documents()) if corpus.own else PythonDocs().entries()
     names = names_of(entries)
-    return Course(seed, names.entries, corpus.own, names.left_out)
+    return Course(seed, names.entries, corpus.own, cases, names.left_out)

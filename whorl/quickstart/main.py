@@ -54,7 +54,7 @@ def _train(config: QuickstartConfig, run: Path, stages: Stages, logbook: Logbook
         say(line)
     with stages.stage("data", plan.budget["data"]):
         corpus = build_corpus(config, run / "data")
-        course = plan_course(corpus, config.seed)
+        course = plan_course(corpus, config.seed, config.cases)
         say(f"{len(course.entries):,} names to look up; left out: {dict(course.left_out)}")
     for name, work in (
         ("pretrain", lambda book: pretrain(config, plan, corpus, run, book)),
@@ -63,6 +63,7 @@ def _train(config: QuickstartConfig, run: Path, stages: Stages, logbook: Logbook
         if stages.done(name):
             continue
         with stages.stage(name, plan.budget[name]) as kept, Logbook(run / name) as book:
+            book.config(config, {"tokens": corpus.tokens.fingerprint})
             state = work(book)
             kept["value"] = state.loss
         if state.left:

@@ -12,7 +12,8 @@ from whorl.data.readers.sources import Piece, SourceFile
 from whorl.data.readers.stream import Stream, lines
 from whorl.data.readers.text import BOM, BadTextError, check_encodable
 
-PARQUET_ROWS = 256  # rows held at a time
+PARQUET_ROWS = 64  # rows held at a time
+PARQUET_BUFFER = 1 << 20  # bytes of a column read ahead; without it, a row group's whole column is held
 
 
 def read_csv(file: SourceFile, config: ReadConfig) -> Iterator[Document | Reject]:
@@ -118,7 +119,7 @@ def read_parquet(piece: Piece, config: ReadConfig) -> Iterator[Document | Reject
     reader = RecordReader(piece.file, config)
     index = piece.first
     try:
-        with pq.ParquetFile(piece.file.path) as table:
+        with pq.ParquetFile(piece.file.path, buffer_size=PARQUET_BUFFER) as table:
             if missing := reader.missing_text(table.schema_arrow.names):
                 yield reader.reject("missing-text", 0, missing)
                 return
