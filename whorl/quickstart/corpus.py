@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,13 +78,24 @@ def build_corpus(config: QuickstartConfig, directory: Path) -> Corpus:
     return Corpus(directory / "dataset", tokenizer, tokens, bool(config.data), with_python)
 
 
-def _size(paths: tuple[str, ...]) -> int:
-    total = 0
+def check_paths(paths: tuple[str, ...]) -> None:
+    """`InputError` for the first of the user's paths that names nothing, before anything is measured."""
     for name in paths:
-        path = Path(name)
-        files = path.rglob("*") if path.is_dir() else [path] if path.exists() else Path().glob(name)
-        total += sum(file.stat().st_size for file in files if file.is_file())
-    return total
+        if not _named(name):
+            raise InputError(f"--data {name} does not exist; give files, folders or a glob that matches")
+
+
+def _named(name: str) -> list[Path]:
+    """The file or folder of this name, or what the glob matches."""
+    if Path(name).exists():
+        return [Path(name)]
+    return [Path(found) for found in glob.glob(name, recursive=True)]
+
+
+def _size(names: tuple[str, ...]) -> int:
+    places = [place for name in names for place in _named(name)]
+    files = [file for place in places for file in (place.rglob("*") if place.is_dir() else [place])]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _write_python(path: Path) -> None:

@@ -13,7 +13,7 @@ from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import duration, say
 from whorl.base.report import write_report
 from whorl.quickstart.config import QuickstartConfig
-from whorl.quickstart.corpus import build_corpus
+from whorl.quickstart.corpus import build_corpus, check_paths
 from whorl.quickstart.figures import Figure, Figures, measure_figures
 from whorl.quickstart.learning import learn_chat, pretrain
 from whorl.quickstart.lessons import plan_course
@@ -24,6 +24,7 @@ from whorl.quickstart.table import run_rows, stage_lines, table_lines
 
 def quickstart(config: QuickstartConfig) -> Figures:
     """Run what is not done yet of `runs/<name>` and print its table; see `QuickstartConfig`."""
+    check_paths(config.data)
     keep_freed_memory()
     workspace = Path(config.workspace or os.environ.get("WHORL_WORKSPACE", "") or ".")
     run = workspace / "runs" / config.name

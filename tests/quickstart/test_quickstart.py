@@ -1,0 +1,116 @@
+"""The whole quickstart as a user runs it, on a tiny budget: real processes, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from whorl.models.context import Packed
+from whorl.models.directory import load
+
+TINY = ["--minutes", "0.1", "--cases", "4", "--compile", "off"]
+
+
+def command(workspace: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "whorl", "quickstart", *TINY, "--workspace", str(workspace), *more]
+
+
+def run(workspace: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(workspace, *more), capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run's folder and what it printed."""
+    workspace = tmp_path_factory.mktemp("work space")
+    done = run(workspace)
+    assert done.returncode == 0, done.stderr
+    return workspace / "runs" / "quickstart", done.stdout
+
+
+def test_it_ends_with_the_table_the_model_and_the_report(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    for row in (
+        "held-out bits per byte",
+        "digits read",
+        "arithmetic on unseen",
+        "right look-up call",
+        "whole run",
+    ):
+        assert row in printed
+    figures = json.loads((folder / "figures.json").read_text())
+    assert len(figures["rows"]) == 7 and figures["samples"]
+    assert "<html" in (folder / "report.html").read_text()
+    stages = json.loads((folder / "stages.json").read_text())["stages"]
+    assert list(stages) == ["plan", "data", "pretrain", "chat", "figures"]
+    assert all(stage["done"] and stage["memory"] > 0 for stage in stages.values())
+
+
+def test_too_little_time_is_said_beforehand(tmp_path: Path) -> None:
+    from whorl.base.logbook import Logbook
+    from whorl.quickstart.config import QuickstartConfig
+    from whorl.quickstart.plan import make_plan
+
+    plan = make_plan(QuickstartConfig(minutes=0.1, compile="off", dtype="float32"), Logbook.null())
+    assert "too few for all floors" in plan.warning and plan.warning in plan.lines()[-1]
+
+
+def test_transformers_reads_the_assistant_with_equal_logits(finished: tuple[Path, str]) -> None:
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration
+
+    path = finished[0] / "model"
+    theirs = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
+    ours = load(path, dtype=torch.float32)
+    ids = AutoTokenizer.from_pretrained(path)("def main():", return_tensors="pt").input_ids
+    with torch.no_grad():
+        wanted = theirs(input_ids=ids).logits[0]
+        given = ours.logits(ours(ids[0], Packed([ids.shape[1]])))
+    np.testing.assert_allclose(given.numpy(), wanted.numpy(), atol=1e-4)
+
+
+def test_a_finished_run_is_shown_again_and_not_trained_again(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    again = run(folder.parent.parent)
+    assert again.returncode == 0 and "training:" not in again.stderr and "--fresh" in again.stderr
+    assert again.stdout == printed
+
+
+@pytest.mark.soak
+def test_killed_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    first = subprocess.Popen(command(tmp_path), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    chat = tmp_path / "runs" / "quickstart" / "chat" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (chat.exists() and chat.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    done = run(tmp_path)
+    assert done.returncode == 0 and "── pretrain" not in done.stderr and "right look-up call" in done.stdout
+
+
+@pytest.mark.soak
+def test_your_own_notes_in_any_language(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    for number, word in enumerate(("Café", "Straße", "Łódź", "東京", "Garten", "Brot") * 8):
+        (notes / f"n{number}.md").write_text(
+            f"# {word} {number}\n\nÜber {word} Nummer {number} ist wenig bekannt.\n"
+        )
+    done = run(tmp_path, "--data", str(notes))
+    assert done.returncode == 0, done.stderr
+    assert "Python's documentation is mixed in" in done.stderr and "right look-up call" in done.stdout
+
+
+def test_a_wrong_path_is_one_line(tmp_path: Path) -> None:
+    done = run(tmp_path, "--data", "no/such/folder")
+    assert done.returncode == 2 and "no/such/folder" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
