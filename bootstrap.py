@@ -153,8 +153,8 @@ def hint_cpu_torch():
     chosen = any(name in os.environ for name in ("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL", "PIP_FIND_LINKS"))
     if sys.platform == "linux" and not shutil.which("nvidia-smi") and not chosen:
         say(
-            "no NVIDIA GPU seen: with PIP_EXTRA_INDEX_URL=INDEX "
-            "the download leaves out gigabytes of CUDA packages"
+            "no NVIDIA GPU seen: PyTorch's index of CPU builds in PIP_EXTRA_INDEX_URL "
+            "leaves gigabytes of CUDA packages out of the download"
         )
 
 
