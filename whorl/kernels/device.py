@@ -6,6 +6,7 @@ this torch build), so each is made to do a small matmul forward and backward bef
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -118,3 +119,22 @@ def compile_problem(compiler: str) -> str | None:
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
     return None
+
+
+def make_linkable() -> None:
+    """Let torch.compile link where torch lies in a path with a space.
+
+    torch gives its library folder to the linker unquoted (2.11 to 2.13); a link without a space in
+    the temporary folder stands in for it. Nothing happens where the path has none.
+    """
+    from torch.utils import cpp_extension
+
+    libraries = cpp_extension.TORCH_LIB_PATH
+    if " " not in libraries:
+        return
+    name = f"whorl-torch-{hashlib.sha256(libraries.encode()).hexdigest()[:16]}"
+    place = Path(tempfile.gettempdir()) / name  # always the same: the path is part of what is cached
+    if not place.is_symlink() or os.readlink(place) != libraries:  # absent, or somebody else's
+        place = Path(tempfile.mkdtemp(prefix=f"{name}-")) / "lib" if os.path.lexists(place) else place
+        place.symlink_to(libraries, target_is_directory=True)
+    cpp_extension.TORCH_LIB_PATH = str(place)

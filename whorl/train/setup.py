@@ -17,7 +17,7 @@ from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import say
 from whorl.data.batch import Batch
 from whorl.data.batches import Batches
-from whorl.kernels.device import choose_device
+from whorl.kernels.device import choose_device, make_linkable
 from whorl.models.decoder import Decoder
 from whorl.parallel.group import Group
 from whorl.parallel.wrap import gradient_sync, wrap
@@ -109,6 +109,7 @@ def _compile(
 ) -> None:
     """Compile each block (one graph serves all blocks of a shape) and run one step's worth to build it."""
     started = time.perf_counter()
+    make_linkable()
     for layer in model.layers:
         layer.compile()
     loss = objective(wrapped, MicroBatch.of(example, device))
