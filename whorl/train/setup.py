@@ -107,11 +107,12 @@ def _compile(
     device: torch.device,
     logbook: Logbook,
 ) -> None:
-    """Compile each block (one graph serves all blocks of a shape) and run one step's worth to build it."""
+    """Compile each block (one graph serves all blocks of a shape) and the last norm, and run one step's worth to build it."""
     started = time.perf_counter()
     make_linkable()
-    for layer in model.layers:
-        layer.compile()
+    for part in (*model.layers, model.final_norm):
+        if part is not None:
+            part.compile()
     loss = objective(wrapped, MicroBatch.of(example, device))
     (loss * 0.0).backward()
     model.zero_grad(set_to_none=True)
