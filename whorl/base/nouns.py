@@ -141,24 +141,48 @@ class Conversation:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How a reply is sampled. `temperature` 0 is greedy."""
+    """How a reply is sampled. `temperature` 0 is greedy.
+
+    In this order: `logit_bias` and the penalties change the scores of tokens (`repetition_penalty`
+    divides, arXiv 1909.05858, and counts the prompt too; `presence_penalty` and `frequency_penalty`
+    subtract, as in OpenAI's API, and count the reply alone), then temperature, `top_k`, `top_p` and
+    `min_p` (at least this share of the likeliest token's probability) say which may be drawn.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0  # 0: no limit
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
     seed: int = 0
     stop: tuple[str, ...] = ()
+    ignore_end: bool = False  # go on past end tokens, for measuring speed
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise DataError("max_tokens must be at least 1")
-        if self.temperature < 0:
-            raise DataError("temperature must be 0 or more")
+        if not 0 <= self.temperature <= 100:
+            raise DataError("temperature must be between 0 and 100")
         if not 0 < self.top_p <= 1:
             raise DataError("top_p must be in (0, 1]")
         if self.top_k < 0:
             raise DataError("top_k must be 0 (no limit) or more")
+        if not 0 <= self.min_p <= 1:
+            raise DataError("min_p must be between 0 and 1")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise DataError(f"{name} must be between -2 and 2")
+        if not 0 < self.repetition_penalty <= 10:
+            raise DataError("repetition_penalty must be above 0 and at most 10")
+        if any(not text for text in self.stop):
+            raise DataError("stop has an empty string; leave it out")
+        for token, bias in self.logit_bias:
+            if token < 0 or not -100 <= bias <= 100:
+                raise DataError(f"logit_bias of token {token} must be between -100 and 100, for an id of 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

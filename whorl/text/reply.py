@@ -11,13 +11,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from whorl.base.nouns import Message, ToolCall
 from whorl.text.tokenizer import Tokenizer
 
 THINK, THOUGHT, CALL, CALLED, CALLS = "<think>", "</think>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]"
 MARKERS = (THINK, THOUGHT, CALL, CALLED, CALLS)
+
+
+@dataclass(frozen=True)
+class ReplyPart:
+    """A piece of a reply as it streams: text of its content or its thinking, the name of tool call
+    number `index`, or a piece of that call's arguments as JSON."""
+
+    kind: Literal["content", "reasoning", "call", "arguments"]
+    text: str
+    index: int = 0
 
 
 def parse_reply(ids: Sequence[int], tokenizer: Tokenizer, *, thinking: bool = False) -> Message:
