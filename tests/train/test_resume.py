@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from whorl.base.errors import DataError, FaultError, InputError
 from whorl.base.files import read_json, read_jsonl, sha256_file, sha256_json, write_json
@@ -26,6 +28,7 @@ from whorl.base.logbook import Logbook, read_events, read_metrics, series
 from whorl.kernels.device import compiler_available
 from whorl.models.config import LoraConfig
 from whorl.parallel.launch import EXIT_RESUME, launch
+from whorl.train.checkpoint import _IndexUnpickler
 from whorl.train.loop import TrainState, fit
 from whorl.train.objectives import next_token
 
@@ -247,13 +250,28 @@ class Malice:
         return (os.system, ("touch pickled",))
 
 
+class Reach:
+    def __init__(self, kind: type, name: str) -> None:
+        self.what = kind, name
+
+    def __reduce__(self) -> Any:
+        return (getattr, self.what)
+
+
+def test_an_enum_member_pickled_by_name_as_older_pythons_do_is_read() -> None:
+    for member in _MEM_FORMAT_ENCODING:
+        pickled = pickle.dumps(Reach(_MEM_FORMAT_ENCODING, member.name))
+        assert _IndexUnpickler(io.BytesIO(pickled)).load() is member
+
+
+@pytest.mark.parametrize("malice", [Malice(), Reach(torch.Size, "__subclasses__")])
 def test_an_index_that_would_run_code_is_refused(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, malice: object
 ) -> None:
     path = shutil.copytree(finished, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     newest = path / "checkpoints" / "step-00000020"
-    (newest / ".metadata").write_bytes(pickle.dumps(Malice()))
+    (newest / ".metadata").write_bytes(pickle.dumps(malice))
     manifest = read_json(newest / "manifest.json")
     manifest["sha256"][".metadata"] = sha256_file(newest / ".metadata")
     del manifest["own"]

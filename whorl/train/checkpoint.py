@@ -20,6 +20,7 @@ import shutil
 import time
 import warnings
 from dataclasses import asdict, fields
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,6 +288,8 @@ class _IndexUnpickler(pickle.Unpickler):
         known = (module in self.MODULES and name in self.NAMES) or (module, name) in self.OTHERS
         if known or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):  # how Python before 3.11.4 pickles an enum's member
+            return _member
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint's index")
 
 
@@ -306,3 +309,10 @@ class _Reader(dcp.FileSystemReader):
             self._index.storage_meta = StorageMeta()
         self._index.storage_meta.load_id = self.load_id
         return self._index
+
+
+def _member(kind: Any, name: str) -> Any:
+    """A member of an enum, and no other attribute of anything."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind[name]
+    raise pickle.UnpicklingError(f"attribute {name} of {kind} has no place in a checkpoint's index")
