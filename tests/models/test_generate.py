@@ -22,7 +22,7 @@ from whorl.models.context import Packed
 from whorl.models.decoder import Decoder
 from whorl.models.directory import load
 from whorl.models.generation import Generated, Prompt, generate
-from whorl.models.sampling import choose, truncated, uniform
+from whorl.models.sampling import Draw, adjusted, choose, truncated, uniform
 from whorl.text.images import Patches
 
 PROMPTS = [[3, 14, 15], [9] * 11, list(range(1, 30)), [7], [3, 14, 15, 9, 2]]
@@ -237,6 +237,8 @@ def expected(logits: list[float], params: SamplingParams) -> np.ndarray:
             break
         nucleus.append(token)
         held += weights[token]
+    nucleus = [token for token in nucleus if weights[token] >= params.min_p * max(weights)]
+    held = sum(weights[token] for token in nucleus)
     return np.array([weights[t] / held if t in nucleus else 0.0 for t in range(len(logits))])
 
 
@@ -249,13 +251,14 @@ LOGITS = [0.3, -1.0, 2.0, 1.1, 0.3, -3.0, 1.9]
         {"temperature": 1.0}, {"temperature": 0.5}, {"temperature": 2.0, "top_k": 4},
         {"temperature": 1.0, "top_k": 1},
         {"temperature": 1.0, "top_p": 0.7}, {"temperature": 1.3, "top_k": 5, "top_p": 0.8},
+        {"temperature": 1.0, "min_p": 0.2}, {"temperature": 1.0, "min_p": 0.1, "top_p": 0.9},
     ],
     ids=str,
 )  # fmt: skip
 def test_draws_have_the_distribution(sampling: dict[str, Any]) -> None:
     params, n = SamplingParams(**sampling, seed=5), 12_000
-    streams = [(index % 100, index // 100) for index in range(n)]
-    drawn = choose(torch.tensor([LOGITS]).expand(n, -1), params, streams)
+    draws = [Draw(params, index % 100, (), [0] * (index // 100)) for index in range(n)]
+    drawn = choose(torch.tensor([LOGITS]).expand(n, -1), draws)
     counts = np.bincount(drawn.numpy(), minlength=len(LOGITS))
     wanted = expected(LOGITS, params)
     possible = wanted > 0
@@ -272,9 +275,9 @@ def test_draws_have_the_distribution(sampling: dict[str, Any]) -> None:
 )
 def test_truncation_is_the_definition(logits: list[float], top_k: int, top_p: float) -> None:
     params = SamplingParams(temperature=1.0, top_k=top_k, top_p=top_p)
-    weights, ids = truncated(torch.tensor([logits], dtype=torch.float64), top_k, top_p)
+    weights, ids = truncated(torch.tensor(logits, dtype=torch.float64), params)
     found = np.zeros(len(logits))
-    found[np.arange(len(logits)) if ids is None else ids[0].numpy()] = (weights / weights.sum())[0].numpy()
+    found[np.arange(len(logits)) if ids is None else ids.numpy()] = (weights / weights.sum()).numpy()
     wanted = expected(logits, params)
     # Where the held mass meets top_p to the last bit, rounding may keep one token more or less.
     if not np.array_equal(found > 0, wanted > 0):
@@ -293,5 +296,32 @@ def test_random_numbers_are_uniform_and_their_own() -> None:
 
 def test_a_tiny_temperature_is_greedy() -> None:
     logits = torch.tensor([LOGITS])
-    params = SamplingParams(temperature=1e-6)
-    assert choose(logits, params, [(0, 0)]).item() == choose(logits, SamplingParams(), [(0, 0)]).item() == 2
+    for params in (SamplingParams(temperature=1e-6), SamplingParams()):
+        assert choose(logits, [Draw(params, 0, (), ())]).item() == 2
+
+
+def test_bias_penalties_and_what_is_allowed_change_the_scores() -> None:
+    """Against the definitions, token by token."""
+    params = SamplingParams(
+        logit_bias=((3, 5.0), (99, 1.0)), presence_penalty=0.5, frequency_penalty=0.25, repetition_penalty=2.0
+    )
+    prompt, reply = [0, 1], [2, 2, 5]
+    allowed = torch.tensor([True] * 6 + [False])
+    scores = adjusted(torch.tensor(LOGITS, dtype=torch.float64), Draw(params, 0, prompt, reply, allowed))
+    wanted = list(LOGITS)
+    wanted[3] += 5.0
+    for token in {*prompt, *reply}:
+        wanted[token] = wanted[token] / 2 if wanted[token] > 0 else wanted[token] * 2
+    for token in set(reply):
+        wanted[token] -= 0.5 + 0.25 * reply.count(token)
+    wanted[6] = -math.inf
+    assert scores.tolist() == pytest.approx(wanted)
+    assert choose(torch.tensor([LOGITS]), [Draw(params, 0, prompt, reply, allowed)]).item() == 3
+
+
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    params = SamplingParams(temperature=1.0, top_p=0.9, seed=3)
+    draws = [Draw(params, number, (), [1, 2]) for number in range(3)]
+    together = choose(rows, draws).tolist()
+    assert together == [choose(rows[i : i + 1], [draws[i]]).item() for i in range(3)]

@@ -182,7 +182,9 @@ class SamplingParams:
             raise DataError("stop has an empty string; leave it out")
         for token, bias in self.logit_bias:
             if token < 0 or not -100 <= bias <= 100:
-                raise DataError(f"logit_bias of token {token} must be between -100 and 100, for an id of 0 or more")
+                raise DataError(
+                    f"logit_bias of token {token} must be between -100 and 100, for an id of 0 or more"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from whorl.base.nouns import SamplingParams
 from whorl.kernels.buckets import bucket
 from whorl.models.context import Packed
 from whorl.models.decoder import Decoder, Projection
-from whorl.models.sampling import choose
+from whorl.models.sampling import Draw, choose
 from whorl.models.vision import Images
 
 if TYPE_CHECKING:
@@ -176,8 +176,8 @@ def _batches(sequences: list[_Sequence], token_budget: int) -> Iterator[list[_Se
 def _step(model: Decoder, batch: list[_Sequence], rules: _Rules) -> None:
     """One more token for every sequence of the batch; `room` 0 marks those that are done."""
     logits = _last_logits(model, batch)
-    streams = [(sequence.number, len(sequence.reply)) for sequence in batch]
-    chosen = choose(logits, rules.params, streams)
+    draws = [Draw(rules.params, one.number, one.ids[: one.prompt_length], one.reply) for one in batch]
+    chosen = choose(logits, draws)
     logprobs = logits.gather(1, chosen[:, None])[:, 0] - torch.logsumexp(logits, -1)
     for sequence, token, logprob in zip(batch, chosen.tolist(), logprobs.tolist(), strict=True):
         sequence.ids.append(token)
@@ -185,7 +185,8 @@ def _step(model: Decoder, batch: list[_Sequence], rules: _Rules) -> None:
         sequence.room -= 1
         if rules.watch is not None:
             rules.watch(sequence.index, token)
-        if token in rules.ends or (rules.stopped is not None and rules.stopped(sequence.reply)):
+        ended = token in rules.ends and not rules.params.ignore_end
+        if ended or (rules.stopped is not None and rules.stopped(sequence.reply)):
             sequence.finish, sequence.room = "stop", 0
 
 

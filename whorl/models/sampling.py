@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,38 +16,103 @@ PURPOSE = 0x5A3F  # keeps these random numbers apart from every other use of the
 WORD = (1 << 64) - 1
 
 
-def choose(logits: Tensor, params: SamplingParams, streams: Sequence[tuple[int, int]]) -> Tensor:
-    """One token id per row of logits [N, V], as int64 [N] on their device.
+@dataclass(frozen=True)
+class Draw:
+    """One row to choose a token for: the `number` of its prompt and what stands before the token.
 
-    `streams` are (number of the prompt, position in its reply): a row's draw depends on them, the
-    seed and its own logits only. Temperature 0 is greedy; else temperature, top-k, then top-p of
-    what top-k left, in fp64.
+    `allowed` [V] bool, where given, are the only tokens that may come (a grammar's).
     """
-    if params.temperature == 0:
-        return logits.argmax(-1)
-    weights, ids = truncated(logits.cpu().double() / params.temperature, params.top_k, params.top_p)
+
+    params: SamplingParams
+    number: int
+    prompt: Sequence[int]
+    reply: Sequence[int]
+    allowed: Tensor | None = None
+
+
+def choose(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """One token id per row of logits [N, V] in fp32, as int64 [N] on their device.
+
+    A row's token depends on its own logits and draw only. Temperature 0 is greedy; else what
+    `SamplingParams` says, in fp64.
+    """
+    chosen = logits.argmax(-1)
+    for row, draw in enumerate(draws):
+        if draw.params.temperature > 0 or _adjusts(draw):
+            chosen[row] = _choose_one(logits[row], draw)
+    return chosen
+
+
+def _adjusts(draw: Draw) -> bool:
+    params = draw.params
+    return (
+        draw.allowed is not None
+        or bool(params.logit_bias)
+        or params.repetition_penalty != 1
+        or params.presence_penalty != 0
+        or params.frequency_penalty != 0
+    )
+
+
+def _choose_one(logits: Tensor, draw: Draw) -> int:
+    scores = adjusted(logits.cpu().double(), draw)
+    if draw.params.temperature == 0:
+        return int(scores.argmax())
+    weights, ids = truncated(scores / draw.params.temperature, draw.params)
     total = weights.cumsum(-1)
-    draws = torch.tensor([uniform(params.seed, *stream) for stream in streams], dtype=torch.float64)
+    drawn = uniform(draw.params.seed, draw.number, len(draw.reply)) * float(total[-1])
     # The first token whose cumulated weight exceeds the draw: one of weight 0 can never be it.
-    chosen = torch.searchsorted(total, (draws * total[:, -1])[:, None], right=True)
-    last = (weights > 0).int().flip(-1).argmax(-1, keepdim=True)  # from the end; rounding may reach past it
-    chosen = torch.minimum(chosen, weights.shape[-1] - 1 - last)
-    picked = chosen if ids is None else ids.gather(1, chosen)
-    return picked[:, 0].to(logits.device)
+    at = int(torch.searchsorted(total, torch.tensor(drawn, dtype=torch.float64), right=True))
+    last = int(weights.nonzero()[-1])  # rounding may reach past it
+    at = min(at, last)
+    return at if ids is None else int(ids[at])
 
 
-def truncated(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor | None]:
-    """Weights [N, V] after top-k and top-p (arXiv 1904.09751: the smallest set of tokens that holds
-    `top_p`), and their ids where sorting has moved them (None: weight i is token i)."""
-    weights = scores.softmax(-1)
-    if not top_k and top_p >= 1:
-        return weights, None
-    weights, ids = weights.sort(dim=-1, descending=True, stable=True)
-    if top_k:
-        weights[:, top_k:] = 0
-    if top_p < 1:
-        before = torch.nn.functional.pad(weights.cumsum(-1)[:, :-1], (1, 0))
-        weights = weights.masked_fill(before >= top_p * weights.sum(-1, keepdim=True), 0)
+def adjusted(scores: Tensor, draw: Draw) -> Tensor:
+    """Scores [V] after the bias, the penalties and the grammar; -inf is never drawn."""
+    params = draw.params
+    if not _adjusts(draw):
+        return scores
+    scores = scores.clone()
+    for token, bias in params.logit_bias:
+        if token < len(scores):
+            scores[token] += bias
+    if params.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*draw.prompt, *draw.reply}))
+        before = scores[seen]
+        factor = params.repetition_penalty
+        scores[seen] = torch.where(before > 0, before / factor, before * factor)
+    if draw.reply and (params.presence_penalty or params.frequency_penalty):
+        counts = Counter(draw.reply)
+        written = torch.tensor(list(counts))
+        times = torch.tensor(list(counts.values()), dtype=scores.dtype)
+        scores[written] -= params.presence_penalty + params.frequency_penalty * times
+    if draw.allowed is not None:
+        scores.masked_fill_(~draw.allowed, float("-inf"))
+    return scores
+
+
+def truncated(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor | None]:
+    """Weights [n] after top-k, top-p (arXiv 1904.09751: the smallest set of tokens that holds
+    `top_p`) and min-p (arXiv 2407.01082), and their ids (None: weight i is token i). Those of top-k
+    and top-p come likeliest first, equal ones in the order of their ids."""
+    ids: Tensor | None = None
+    if params.top_k and params.top_k < len(scores):
+        # topk leaves the order of equal scores open; a stable sort of the few that may count does not.
+        least = scores.topk(params.top_k).values[-1]
+        ids = (scores >= least).nonzero()[:, 0]
+        scores = scores[ids]
+    weights = (scores - scores.max()).exp()
+    if ids is not None or params.top_p < 1:
+        weights, order = weights.sort(descending=True, stable=True)
+        ids = order if ids is None else ids[order]
+        if params.top_k:
+            weights, ids = weights[: params.top_k], ids[: params.top_k]
+    if params.top_p < 1:
+        before = torch.nn.functional.pad(weights.cumsum(-1)[:-1], (1, 0))
+        weights = weights.masked_fill(before >= params.top_p * weights.sum(), 0)
+    if params.min_p:
+        weights = weights.masked_fill(weights < params.min_p * weights.max(), 0)
     return weights, ids
 
 

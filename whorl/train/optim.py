@@ -112,7 +112,9 @@ def build_optimisers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     adamw = [group for group in groups if group["params"]]
     optimisers: list[torch.optim.Optimizer] = []
     if adamw:
-        optimisers.append(torch.optim.AdamW(adamw, lr=config.lr, betas=config.betas, eps=config.eps, fused=True))
+        optimisers.append(
+            torch.optim.AdamW(adamw, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+        )
     if matrices:
         dtype = getattr(torch, config.newton_schulz)
         optimisers.append(Muon(matrices, config.muon_lr, config.momentum, config.weight_decay, dtype))

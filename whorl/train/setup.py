@@ -107,7 +107,8 @@ def _compile(
     device: torch.device,
     logbook: Logbook,
 ) -> None:
-    """Compile each block (one graph serves all blocks of a shape) and the last norm, and run one step's worth to build it."""
+    """Compile each block (one graph serves all blocks of a shape) and the last norm, and run one
+    step's worth to build them."""
     started = time.perf_counter()
     make_linkable()
     for part in (*model.layers, model.final_norm):
