@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from whorl.models.config import ModelConfig
 from whorl.models.context import Context
 from whorl.models.layers import Block, Linear, Norm, RopeTable, rope_table
-from whorl.models.vision import Images, Projector, VisionTower, fill_bucket
+from whorl.models.vision import Features, Images, Projector, VisionTower, fill_bucket
 
 Result = TypeVar("Result")
 
@@ -59,7 +59,7 @@ class Decoder(nn.Module):
         self,
         tokens: Tensor,
         context: Context,
-        images: Images | None = None,
+        images: Images | Features | None = None,
         head: Callable[[Tensor, Projection], Result] | None = None,
     ) -> Tensor | Result:
         """tokens [T] int → hidden [T, d], or what `head(hidden, projection)` makes of it.
@@ -86,7 +86,13 @@ class Decoder(nn.Module):
         """hidden [T, d] → logits [T, V] in fp32, after the soft cap."""
         return self.projection(hidden)
 
-    def _embed(self, tokens: Tensor, context: Context, images: Images | None) -> Tensor:
+    def features(self, images: Images) -> Tensor:
+        """What the images become in the sequence: [P, d_model] in the compute dtype."""
+        assert self.vision is not None and self.projector is not None
+        made = self.projector(self.vision(fill_bucket(images), self.compute_dtype))
+        return made[: images.positions.shape[0]]
+
+    def _embed(self, tokens: Tensor, context: Context, images: Images | Features | None) -> Tensor:
         x = self.embed(tokens).to(self.compute_dtype)
         if self.config.embed_scale != 1.0:  # Gemma rounds the scale to the embedding's dtype
             x = x * torch.tensor(self.config.embed_scale, dtype=x.dtype)
@@ -101,7 +107,7 @@ class Decoder(nn.Module):
             x = x + self.position_embed(rows).to(x.dtype)
         return x
 
-    def _splice(self, x: Tensor, images: Images | None) -> Tensor:
+    def _splice(self, x: Tensor, images: Images | Features | None) -> Tensor:
         """Put image features in place of their placeholders' embeddings.
 
         A training batch without images sends one blank patch through the tower at weight zero, so
@@ -109,8 +115,8 @@ class Decoder(nn.Module):
         """
         assert self.vision is not None and self.projector is not None
         if images is not None:
-            features = self.projector(self.vision(fill_bucket(images), x.dtype))
-            return x.index_copy(0, images.positions, features[: images.positions.shape[0]])
+            values = images.values if isinstance(images, Features) else self.features(images)
+            return x.index_copy(0, images.positions, values)
         if not (self.training and torch.is_grad_enabled()):
             return x
         patch = x.new_zeros(1, self.vision.config.patch_values)

@@ -32,7 +32,19 @@ class Images:
     positions: Tensor
 
 
+@dataclass(frozen=True)
+class Features:
+    """What the tower and the projector made of images, [P, d_model], to be put at `positions` [P] of [T].
+
+    A server makes them once and splices them chunk by chunk.
+    """
+
+    values: Tensor
+    positions: Tensor
+
+
 torch.utils._pytree.register_dataclass(Images)
+torch.utils._pytree.register_dataclass(Features)
 
 
 def fill_bucket(images: Images) -> Images:

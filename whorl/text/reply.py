@@ -103,14 +103,14 @@ class _State:
             self.text(marker)  # a closing marker that closes nothing
 
     def _close_thinking(self) -> None:
-        opened = self.opened or self.pending.startswith("\n")
-        self.spaced = opened and self.pending.endswith("\n")
-        inner = self.pending.removeprefix("\n").removesuffix("\n") if self.spaced else self.pending
+        spaced = self.opened or self.pending.startswith("\n")
+        self.spaced |= spaced and self.pending.endswith("\n") and not self.content
+        inner = self.pending.removeprefix("\n").removesuffix("\n") if spaced else self.pending
         self.reasoning = (self.reasoning or "") + inner
         self.open, self.pending = "", ""
 
     def _close_calls(self, closing: str) -> None:
-        calls = _calls(self.pending)
+        calls = read_calls(self.pending)
         if not calls:
             self.content += self.open + self.pending + closing
         elif self.pending.startswith("\n") and not self.calls:
@@ -122,13 +122,13 @@ class _State:
         """Another marker, or the end, before the open one was closed."""
         if self.open == CALLS:
             self._close_calls("")
+        elif self.open == THINK:
+            self._close_thinking()
         elif self.open:
             self.content += self.open + self.pending
         self.open, self.pending = "", ""
 
     def finish(self) -> Message:
-        if self.open == THINK:
-            self._close_thinking()  # cut off while thinking
         self._give_up()
         content = self.content
         if self.spaced:
@@ -141,7 +141,7 @@ class _State:
         )
 
 
-def _calls(text: str) -> list[ToolCall]:
+def read_calls(text: str) -> list[ToolCall]:
     """The calls in a JSON object or list; none where it is not one."""
     try:
         value: Any = json.loads(text)
