@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
@@ -102,7 +103,7 @@ def test_text_comes_at_once_and_a_line_break_waits(ours: Tokenizer) -> None:
 def test_a_stop_string_ends_the_text_wherever_it_is_cut(text: str, stops: list[str], cuts: list[int]) -> None:
     bounds = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
     stop = StopText(stops)
-    out = "".join(stop.push(text[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)) + stop.finish()
+    out = "".join(stop.push(text[a:b]) for a, b in pairwise(bounds)) + stop.finish()
     # The first stop string to be whole ends the text: of those that are whole by then, the first one.
     ends = [text.index(one) + len(one) for one in stops if one in text]
     if not ends:

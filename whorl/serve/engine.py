@@ -19,7 +19,7 @@ from whorl.kernels.device import choose_device
 from whorl.models.config import ModelConfig
 from whorl.models.decoder import Decoder
 from whorl.models.directory import load, model_directory
-from whorl.models.hub import weight_version
+from whorl.models.weights import weight_version
 from whorl.serve.cache import Cache, page_bytes
 from whorl.serve.engine_config import EngineConfig
 from whorl.serve.grammar import Grammars, Matcher
@@ -198,11 +198,8 @@ class Engine:
         chunks = self.scheduler.schedule()
         if not chunks:
             return events
-        allowed = {
-            chunk.sequence.id: one.matcher.allowed()
-            for chunk in chunks
-            if chunk.samples and (one := self._open[chunk.sequence.id]).matcher is not None
-        }
+        allowed = self._allowed(chunks, events)
+        chunks = [chunk for chunk in chunks if chunk.sequence.id in self._open]
         computed = time.perf_counter()
         result = self.runner.step(chunks, allowed)
         spent = time.perf_counter() - computed
@@ -214,6 +211,20 @@ class Engine:
         self._counters["model_seconds"] += spent
         self._counters["engine_seconds"] += time.perf_counter() - begun - spent
         return events
+
+    def _allowed(self, chunks: Many[Chunk], events: list[EngineEvent]) -> dict[str, Tensor]:
+        """What the grammars of this step's sequences let come; one that cannot go on ends its request."""
+        allowed = {}
+        for chunk in chunks:
+            id = chunk.sequence.id
+            matcher = self._open[id].matcher
+            if matcher is not None and chunk.samples:
+                try:
+                    allowed[id] = torch.from_numpy(matcher.allowed())
+                except InputError as error:
+                    events.append(EngineEvent(id=id, error=str(error)))
+                    self.abort(id)
+        return allowed
 
     def _after(self, chunk: Chunk, result: StepResult) -> EngineEvent | None:
         """The chunk is computed: what its request gets, and whether it is done."""
@@ -253,9 +264,8 @@ class Engine:
         grammar_ended = False
         if one.matcher is not None and not ended:
             grammar_ended = one.matcher.accept(sampled.token)
-        parts, stop = one.reply.push(sampled.token, ended)
-        if ended:
-            stop = sampled.token
+        parts, met = one.reply.push(sampled.token, ended)
+        stop: str | int | None = sampled.token if ended else met
         full = len(sequence.tokens) >= sequence.limit
         done = stop is not None or grammar_ended
         if done or full:
@@ -305,12 +315,14 @@ def fit_cache(model: ModelConfig, config: EngineConfig, dtype: torch.dtype) -> t
     count = int(min(free // one, wanted))
     if count < 1:
         raise InputError(
-            f"--memory: {free / GB:.2f} GB holds no page of {config.page} tokens ({one / GB:.3f} GB each); give more"
+            f"--memory: {free / GB:.2f} GB holds no page of {config.page} tokens"
+            f" ({one / GB:.3f} GB each); give more"
         )
     if count * config.page < context:
         lowered = count * config.page
         say(
-            f"context lowered from {context} to {lowered} tokens: {free / GB:.2f} GB hold no more; see --memory"
+            f"context lowered from {context} to {lowered} tokens: {free / GB:.2f} GB hold no more;"
+            " see --memory"
         )
         context = lowered
     say(

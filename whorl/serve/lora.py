@@ -30,7 +30,7 @@ class _Factors:
 
 
 class AdaptedLinear(nn.Module):
-    """A linear layer under several adapters. `segments` [(adapter, start, stop)] say whose tokens are whose."""
+    """A linear layer under several adapters; `segments` (adapter, start, stop) say whose tokens are whose."""
 
     def __init__(self, base: nn.Module, segments: list[tuple[str, int, int]]) -> None:
         super().__init__()

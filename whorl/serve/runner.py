@@ -73,7 +73,8 @@ class Runner:
     def _context(self, rows: _Rows) -> PagedContext:
         """Padding is one more sequence: it is stored nowhere and reads a page that nobody writes."""
         size, chunks, spare = self.cache.size, rows.chunks, rows.spare
-        positions, slots = [], []
+        positions: list[int] = []
+        slots: list[int] = []
         for chunk in chunks:
             positions += range(chunk.start, chunk.stop)
             pages = chunk.sequence.pages
@@ -140,9 +141,9 @@ class Runner:
             request, last = chunk.sequence.request, first + chunk.stop - chunk.start
             if request.kind == "embed":
                 result.hidden[request.id] = hidden[first:last].float().sum(0)
-            if request.kind == "score" or request.prompt_logprobs:
-                if chunk.start < chunk.sequence.prompt_length:
-                    result.prompts[request.id] = _prompt(hidden[first:last], projection, chunk, result)
+            scored = request.kind == "score" or request.prompt_logprobs
+            if scored and chunk.start < chunk.sequence.prompt_length:
+                result.prompts[request.id] = _prompt(hidden[first:last], projection, chunk, result)
             if chunk.samples and request.kind in ("chat", "text"):
                 due.append((chunk.sequence, last - 1))
         if due:

@@ -88,6 +88,10 @@ class Tokenizer:
             ids: int | list[int] = self.end_ids[0] if len(self.end_ids) == 1 else list(self.end_ids)
             write_json(path, {**_optional(path), "eos_token_id": ids})
 
+    def to_json(self) -> str:
+        """The text of tokenizer.json, for libraries that read it."""
+        return str(self._base.to_str())
+
     # -- the vocabulary -------------------------------------------------------------------------
 
     @cached_property
