@@ -200,6 +200,8 @@ class Engine:
             return events
         allowed = self._allowed(chunks, events)
         chunks = [chunk for chunk in chunks if chunk.sequence.id in self._open]
+        if not chunks:
+            return events
         computed = time.perf_counter()
         result = self.runner.step(chunks, allowed)
         spent = time.perf_counter() - computed

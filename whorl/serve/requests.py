@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from whorl.base.nouns import SamplingParams
-
-if TYPE_CHECKING:
-    from whorl.text.images import Patches
-    from whorl.text.reply import ReplyPart
+from whorl.text.images import Patches
+from whorl.text.reply import ReplyPart
 
 Kind = Literal["chat", "text", "score", "embed"]
 Finish = Literal["", "stop", "length"]

@@ -1,0 +1,150 @@
+"""Frames between the API's process and the engine's: a length, then msgpack of one of these messages.
+
+Nothing but plain data passes; what does not decode to one of the types is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from whorl.base.errors import DataError
+from whorl.serve.requests import EngineEvent, EngineHealth, EngineInfo, EngineRequest
+
+HEADER = struct.Struct(">I")
+MAX_FRAME = 512 << 20  # bytes; a request with images of some hundred MB is refused before
+
+
+@dataclass(frozen=True)
+class Generate:
+    request: EngineRequest
+
+
+@dataclass(frozen=True)
+class Abort:
+    id: str
+
+
+@dataclass(frozen=True)
+class LoadAdapter:
+    call: int
+    name: str
+    directory: str
+
+
+@dataclass(frozen=True)
+class UnloadAdapter:
+    call: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Close:
+    """Leave when what is at hand has been written."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    info: EngineInfo
+
+
+@dataclass(frozen=True)
+class Events:
+    """What one step gave, and the engine's state after it."""
+
+    events: tuple[EngineEvent, ...]
+    health: EngineHealth
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of call number `call`, or the one-line error it ended with; `info` is after it."""
+
+    call: int
+    text: str
+    error: str
+    info: EngineInfo
+
+
+Message = Generate | Abort | LoadAdapter | UnloadAdapter | Close | Ready | Events | Answer
+TYPES: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (Generate, Abort, LoadAdapter, UnloadAdapter, Close, Ready, Events, Answer)
+}
+
+
+def _pack(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"shape": list(value.shape), "data": np.ascontiguousarray(value, np.float32).tobytes()}
+    raise TypeError(f"{type(value).__name__} does not go over the wire")
+
+
+def _unpack(kind: type, value: Any) -> Any:
+    if kind is np.ndarray:
+        if not isinstance(value, dict) or not isinstance(value.get("data"), bytes):
+            raise ValueError("an array is a shape and its bytes")
+        return np.frombuffer(value["data"], np.float32).reshape(value["shape"])
+    raise TypeError(f"{kind.__name__} does not come over the wire")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_pack)
+_decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {}
+
+
+def encode(message: Message) -> bytes:
+    """The frame of a message."""
+    body = _encoder.encode([type(message).__name__, msgspec.Raw(_encoder.encode(message))])
+    return HEADER.pack(len(body)) + body
+
+
+def decode(body: bytes) -> Message:
+    """The message of a frame's body; DataError where it is none."""
+    try:
+        name, raw = msgspec.msgpack.decode(body, type=tuple[str, msgspec.Raw])
+        if name not in _decoders:
+            _decoders[name] = msgspec.msgpack.Decoder(TYPES[name], dec_hook=_unpack)
+        message: Message = _decoders[name].decode(raw)
+    except (msgspec.MsgspecError, KeyError, ValueError, TypeError) as error:
+        raise DataError(f"a frame of {len(body)} bytes is no message: {error}") from error
+    return message
+
+
+def _length(header: bytes) -> int:
+    (length,) = HEADER.unpack(header)
+    if length > MAX_FRAME:
+        raise DataError(f"a frame of {length} bytes is over the limit of {MAX_FRAME}")
+    return int(length)
+
+
+def read_frame(connection: socket.socket) -> Message | None:
+    """The next message, None where the other side has closed."""
+    header = _receive(connection, HEADER.size)
+    if header is None:
+        return None
+    body = _receive(connection, _length(header))
+    return None if body is None else decode(body)
+
+
+def _receive(connection: socket.socket, count: int) -> bytes | None:
+    held = bytearray(count)
+    view, got = memoryview(held), 0
+    while got < count:
+        received = connection.recv_into(view[got:])
+        if not received:
+            return None
+        got += received
+    return bytes(held)
+
+
+async def read_message(reader: asyncio.StreamReader) -> Message | None:
+    """As `read_frame`, in an event loop."""
+    try:
+        return decode(await reader.readexactly(_length(await reader.readexactly(HEADER.size))))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
