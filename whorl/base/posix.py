@@ -5,9 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from whorl.base.errors import FaultError
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
@@ -26,6 +32,20 @@ def fsync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def start_with_socket(
+    command: Sequence[str], **options: Any
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a child that inherits one end of a socket pair; every "{socket}" in its command becomes the
+    descriptor's number. Returns the process and our end. Windows has no way to pass one on."""
+    if os.name != "posix":
+        raise FaultError("a process that inherits a socket needs a POSIX system; use WSL on Windows")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        number = str(theirs.fileno())
+        words = [word.replace("{socket}", number) for word in command]
+        return subprocess.Popen(words, pass_fds=[theirs.fileno()], **options), ours
 
 
 def keep_freed_memory() -> None:

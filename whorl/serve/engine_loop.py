@@ -9,6 +9,7 @@ from whorl.base.errors import WhorlError
 from whorl.serve.engine import Engine
 from whorl.serve.wire import Abort, Answer, Close, Events, Generate, LoadAdapter, Message, UnloadAdapter
 
+
 def run_engine(engine: Engine, inbox: queue.SimpleQueue[Message], say: Callable[[Message], None]) -> None:
     """Serve until `Close` comes; `say` is called on this thread and must not wait."""
     while True:

@@ -55,6 +55,13 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """The engine could not start, and why; it is of no use to try again."""
+
+    error: str
+
+
+@dataclass(frozen=True)
 class Events:
     """What one step gave, and the engine's state after it."""
 
@@ -72,10 +79,10 @@ class Answer:
     info: EngineInfo
 
 
-Message = Generate | Abort | LoadAdapter | UnloadAdapter | Close | Ready | Events | Answer
+Message = Generate | Abort | LoadAdapter | UnloadAdapter | Close | Ready | Failed | Events | Answer
 TYPES: dict[str, type] = {
     kind.__name__: kind
-    for kind in (Generate, Abort, LoadAdapter, UnloadAdapter, Close, Ready, Events, Answer)
+    for kind in (Generate, Abort, LoadAdapter, UnloadAdapter, Close, Ready, Failed, Events, Answer)
 }
 
 

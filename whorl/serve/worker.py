@@ -13,16 +13,14 @@ import sys
 import threading
 
 from whorl.base.errors import WhorlError
-from whorl.base.posix import leave_with_parent
 from whorl.serve.engine import Engine
 from whorl.serve.engine_config import EngineConfig
 from whorl.serve.engine_loop import run_engine
-from whorl.serve.wire import Answer, Close, Message, Ready, encode, read_frame
+from whorl.serve.wire import Close, Failed, Message, Ready, encode, read_frame
 
 
 def main(arguments: list[str]) -> int:
     descriptor, model, config = int(arguments[0]), arguments[1], json.loads(arguments[2])
-    leave_with_parent()
     connection = socket.socket(fileno=descriptor)
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
@@ -31,7 +29,7 @@ def main(arguments: list[str]) -> int:
     try:
         engine = Engine.start(model, EngineConfig(**config))
     except WhorlError as error:  # told over there as the user's mistake
-        outbox.put(Answer(0, "", str(error), NO_INFO))
+        outbox.put(Failed(str(error)))
     else:
         outbox.put(Ready(engine.info))
         threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
