@@ -76,9 +76,23 @@ def decide(
         kernel=group.first(native.status()), world=group.world, torch=str(torch.__version__), rates=known,
     )  # fmt: skip
     _tell(kept, choices, logbook, config)
-    if group.rank == 0 and logbook.path is not None and choices != kept:
-        write_json(logbook.path / FILE, {"format": FORMAT, **asdict(choices)})
+    if choices != kept:
+        _write(choices, logbook, group)
     return choices
+
+
+def without_compile(choices: Choices, reason: str, logbook: Logbook, group: Group) -> Choices:
+    """The compiler failed: the run goes on eagerly, now and when it is resumed."""
+    say(f"running eagerly: torch.compile failed ({reason}); check the C++ compiler with whorl doctor")
+    logbook.event("measured", what="compile", choice="off", reason=reason)
+    choices = replace(choices, compile=False)
+    _write(choices, logbook, group)
+    return choices
+
+
+def _write(choices: Choices, logbook: Logbook, group: Group) -> None:
+    if group.rank == 0 and logbook.path is not None:
+        write_json(logbook.path / FILE, {"format": FORMAT, **asdict(choices)})
 
 
 def _own_threads(group: Group) -> int:

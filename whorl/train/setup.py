@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whorl.base.errors import InputError
+from whorl.base.errors import FaultError, InputError
 from whorl.base.logbook import Logbook
 from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import say
@@ -22,7 +22,7 @@ from whorl.models.decoder import Decoder
 from whorl.parallel.group import Group
 from whorl.parallel.wrap import gradient_sync, wrap
 from whorl.train.batches import MicroBatch
-from whorl.train.choices import Choices, decide
+from whorl.train.choices import Choices, decide, without_compile
 from whorl.train.config import TrainConfig
 from whorl.train.measure import flops_per_token
 from whorl.train.objectives import Objective
@@ -61,8 +61,10 @@ def prepare(
     model.compute_dtype = getattr(torch, choices.dtype)
     frozen = _hash_frozen(model)
     wrapped = wrap(model, config.parallel, device, group)
-    if choices.compile:
-        _compile(model, wrapped, objective, example, device, logbook)
+    if choices.compile and (failure := _compile(model, wrapped, objective, example, device, logbook)):
+        if config.compile == "on" or group.world > 1:  # one rank alone cannot change its mind
+            raise FaultError(f"torch.compile failed ({failure}); train with --train.compile off")
+        choices = without_compile(choices, failure, logbook, group)
     return Setup(
         model=model,
         wrapped=wrapped,
@@ -106,20 +108,36 @@ def _compile(
     example: Batch,
     device: torch.device,
     logbook: Logbook,
-) -> None:
+) -> str:
     """Compile each block (one graph serves all blocks of a shape) and the last norm, and run one
-    step's worth to build them."""
+    step's worth to build them. Returns why that failed, if so; everything is eager again then."""
+    from torch._dynamo.exc import TorchDynamoException  # a second to import
+    from torch._inductor.exc import CppCompileError, InductorError
+
     started = time.perf_counter()
     make_linkable()
-    for part in (*model.layers, model.final_norm):
-        if part is not None:
-            part.compile()
-    loss = objective(wrapped, MicroBatch.of(example, device))
-    (loss * 0.0).backward()
-    model.zero_grad(set_to_none=True)
+    parts = [part for part in (*model.layers, model.final_norm) if part is not None]
+    for part in parts:
+        part.compile()
+    try:
+        loss = objective(wrapped, MicroBatch.of(example, device))
+        (loss * 0.0).backward()
+    except (TorchDynamoException, InductorError, CppCompileError) as error:
+        for part in parts:
+            part._compiled_call_impl = None
+        torch._dynamo.reset()
+        return _first_line(error)
+    finally:
+        model.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - started
     logbook.event("compiled", seconds=seconds)
     say(f"compiled the step in {seconds:.0f} s")
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without torch's advice around it."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _mean_length(batch: Batch) -> float:

@@ -1,0 +1,73 @@
+"""The table and the stages behind it: met, missed or not to be had; time and memory that are kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+
+from whorl.base.files import read_json
+from whorl.base.logbook import Logbook
+from whorl.quickstart.figures import Figure
+from whorl.quickstart.stages import MemoryWatch, Stages
+from whorl.quickstart.table import run_rows, stage_lines, table_lines
+
+
+def test_a_row_says_met_missed_or_why_it_does_not_apply() -> None:
+    rows = [
+        Figure("digits", 98.61, 0.6, cases=360, floor=96.0),
+        Figure("arithmetic", 97.0, 1.0, cases=300, floor=98.0),
+        Figure(
+            "bits per byte", 1.7412, 0.0594, cases=1234, floor=2.05, lower_is_better=True, unit="bits/byte"
+        ),
+        Figure("look-ups", math.nan, floor=95.0, note="does not apply: no titles"),
+    ]
+    lines = table_lines(rows)
+    assert lines[0].split() == ["figure", "measured", "±", "s.e.", "cases", "at", "least"]
+    assert set(lines[1]) == {"─"} and len(lines[1]) == max(map(len, lines))
+    assert lines[2].split() == ["digits", "98.6", "%", "0.6", "360", "≥", "96", "%", "met"]
+    assert lines[3].endswith("NOT MET")
+    assert lines[4].split() == [
+        "bits",
+        "per",
+        "byte",
+        "1.74",
+        "bits/byte",
+        "0.059",
+        "1,234",
+        "<",
+        "2.05",
+        "met",
+    ]
+    assert lines[5].endswith("does not apply: no titles") and "—" in lines[5] and "nan" not in lines[5]
+    ends = {line.index(word) + len(word) for line, word in ((lines[2], "98.6 %"), (lines[3], "97.0 %"))}
+    assert len(ends) == 1, "columns are aligned"
+
+
+def test_a_stage_that_fails_counts_and_is_done_again(tmp_path: Path) -> None:
+    logbook = Logbook.null()
+    with MemoryWatch(0.01) as memory:
+        stages = Stages(tmp_path, logbook, memory)
+        with pytest.raises(RuntimeError, match="broken"), stages.stage("data", budget=5.0):
+            time.sleep(0.05)
+            raise RuntimeError("broken")
+        first = stages.seconds
+        assert first >= 0.05 and not stages.done("data")
+        again = Stages(tmp_path, logbook, memory)
+        with again.stage("data", budget=5.0) as kept:
+            held = bytearray(64 << 20)
+            held[::4096] = b"x" * len(held[::4096])
+            time.sleep(0.1)
+            kept["value"] = {"documents": 7}
+            del held
+        assert again.seconds > first + 0.1
+        third = Stages(tmp_path, logbook, memory)
+    assert third.done("data") and third.value("data") == {"documents": 7} and not third.done("other")
+    assert third.peak >= 64 << 20
+    assert read_json(tmp_path / "stages.json")["format"] == 1
+    (line,) = stage_lines(third)
+    assert line.startswith("data") and "of 5.0 s" in line and line.endswith("GB")
+    time_row, memory_row = run_rows(third, minutes=10.0)
+    assert time_row.met and memory_row.met and time_row.value == pytest.approx(third.seconds / 60)
