@@ -54,6 +54,10 @@ def attention64(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, spec: Attentio
     return torch.stack(out) if out else q + 0 * (k.sum() + v.sum())
 
 
+def linear64(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return (x[:, None] * weight).sum(-1) + (0 if bias is None else bias)
+
+
 def losses64(hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float) -> Tensor:
     logits = hidden @ weight.T
     if soft_cap:
@@ -70,6 +74,7 @@ def cross_entropy64(
 SLOW_IN_PYTHON = ("long and short", "blocks", "head of 32", "head of 64, grouped queries")
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "attention": attention64,
+    "linear": linear64,
     "linear_cross_entropy": cross_entropy64,
     "token_losses": losses64,
 }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from whorl.kernels import attention, cross_entropy
+from whorl.kernels import linear as matmul
 from whorl.kernels.spec import AttentionSpec
 
 Make = Callable[[torch.dtype, torch.device], tuple[Any, ...]]
@@ -105,6 +106,15 @@ def _per_token(make: Make) -> Make:
     return without_weights
 
 
+def _linear(rows: int, inner: int, out: int, *, bias: bool = False) -> Make:
+    def make(dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        generator = torch.Generator().manual_seed(0)
+        shapes = ((rows, inner), (out, inner), *([(out,)] if bias else []))
+        return tuple(_normal(generator, *shape).to(device, dtype) for shape in shapes)
+
+    return make
+
+
 def _spec(**axes: Any) -> AttentionSpec:
     return AttentionSpec(**{"scale": 0.35, **axes})
 
@@ -141,12 +151,25 @@ CROSS_ENTROPY: dict[str, Make] = {
     "no token": _cross_entropy(0, 8, 20),
     "blocks": _cross_entropy(40, 4, cross_entropy.BLOCK_ELEMENTS // 16 + 5),  # 16 tokens a block
 }
+LINEAR: dict[str, Make] = {
+    "one row": _linear(1, 96, 64),
+    "one row, bias": _linear(1, 96, 70, bias=True),
+    "few rows": _linear(7, 64, 33, bias=True),
+    "odd sizes": _linear(5, 77, 29),
+    "three columns": _linear(2, 3, 1),
+    "sixteen rows": _linear(16, 160, 48),
+    "two strips": _linear(23, 64, 40, bias=True),
+    "three strips": _linear(40, 128, 100),
+    "many rows": _linear(70, 64, 48),
+    "no row": _linear(0, 8, 5),
+}
 FP32, HALF, BF16 = torch.float32, torch.float16, torch.bfloat16
 
 KERNELS: dict[str, Kernel] = {
     "attention": Kernel(
         attention.reference, attention.attention, {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2}, (0, 1, 2), ATTENTION
     ),
+    "linear": Kernel(matmul.reference, matmul.linear, {FP32: 1e-5, HALF: 4e-3, BF16: 1e-2}, (), LINEAR),
     "linear_cross_entropy": Kernel(
         cross_entropy.reference,
         cross_entropy.linear_cross_entropy,

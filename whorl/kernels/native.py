@@ -19,10 +19,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from whorl.kernels import native_linear
 from whorl.kernels.device import compiler_available
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention_cpu.cpp", "cross_entropy_cpu.cpp"))
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC")
+RELAXED = ("-ffast-math",)
+IN_ORDER = ("-ffp-contract=off",)  # sums as they are written: results are the same bits in any batch
+SOURCES = {
+    Path(__file__).with_name(name): flags
+    for name, flags in (
+        ("attention_cpu.cpp", RELAXED),
+        ("cross_entropy_cpu.cpp", RELAXED),
+        ("linear_cpu.cpp", IN_ORDER),
+    )
+}
 BUILD_SECONDS = 120
 
 AttentionBackward = Callable[
@@ -39,6 +49,7 @@ class Native:
 
     attention_backward: AttentionBackward | None = None
     softmax_gradient: SoftmaxGradient | None = None
+    linear: native_linear.Linear | None = None
     status: str = "native"
 
 
@@ -56,8 +67,9 @@ def kernels() -> Native:
         return Native(status=f"C++ kernels are off: {str(error).splitlines()[0]}")
     backward = _bind_attention(library.whorl_attention_backward)
     softmax = _bind_softmax(library.whorl_softmax_gradient)
-    problem = _test(backward) or _test_softmax(softmax)
-    return Native(status=f"C++ kernels are off: {problem}") if problem else Native(backward, softmax)
+    linear = native_linear.bind(library)
+    problem = _test(backward) or _test_softmax(softmax) or native_linear.problem(linear)
+    return Native(status=f"C++ kernels are off: {problem}") if problem else Native(backward, softmax, linear)
 
 
 def _build() -> Path:
@@ -68,7 +80,7 @@ def _build() -> Path:
     libraries = Path(torch.__file__).parent / "lib"
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     key = [
-        *(source.read_text() for source in SOURCES),
+        *(" ".join((*flags, source.read_text())) for source, flags in SOURCES.items()),
         *FLAGS,
         version,
         torch.__version__,
@@ -80,8 +92,8 @@ def _build() -> Path:
         return place
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         objects = [str(Path(folder) / f"{source.stem}.o") for source in SOURCES]
-        for source, compiled in zip(SOURCES, objects, strict=True):
-            _run(compiler, *FLAGS, "-c", str(source), "-o", compiled)
+        for (source, flags), compiled in zip(SOURCES.items(), objects, strict=True):
+            _run(compiler, *FLAGS, *flags, "-c", str(source), "-o", compiled)
         # Linked without -ffast-math: with it the library would, when loaded, make the whole process
         # flush subnormal numbers to zero.
         library = Path(folder) / place.name

@@ -1,0 +1,104 @@
+"""The matmul of a decode step: equal to the formula, the same bits in any batch, its edges."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whorl.kernels import native
+from whorl.kernels.device import compiler_available
+from whorl.kernels.linear import ROWS, linear
+
+SHAPES = [(64, 96), (70, 32), (33, 77), (5, 40), (300, 1056)]  # out, in: whole tiles, ragged ones, none
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def draw(dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
+
+
+@pytest.mark.skipif(compiler_available() is None, reason="no C++ compiler: F.linear has no fixed order")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("out", "inner"), SHAPES)
+def test_a_row_is_the_same_bits_in_any_batch(out: int, inner: int, dtype: torch.dtype) -> None:
+    assert native.kernels().linear is not None, native.status()
+    x, weight = draw(dtype, ROWS, inner), draw(dtype, out, inner)
+    whole = linear(x, weight)
+    for rows in range(1, ROWS + 1):
+        assert torch.equal(linear(x[:rows], weight), whole[:rows])
+        assert torch.equal(linear(x[-rows:], weight), whole[-rows:])  # at other places of the batch
+    strange = x.clone()
+    strange[1:] = float("nan")
+    assert torch.equal(linear(strange, weight)[0], whole[0])
+
+
+@pytest.mark.skipif(compiler_available() is None, reason="no C++ compiler")
+def test_threads_move_nothing() -> None:
+    x, weight = draw(torch.bfloat16, 3, 512), draw(torch.bfloat16, 300, 512)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(linear(x, weight))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_torchs_own_matmul_is_as_it_was_afterwards(dtype: torch.dtype) -> None:
+    """oneDNN remembers the tile registers it has set: ours must leave them as they were."""
+    x, weight = draw(dtype, 48, 96), draw(dtype, 64, 96)
+    before = F.linear(x, weight)
+    for rows in (1, 16, 48):
+        linear(x[:rows], weight)
+        assert torch.equal(F.linear(x, weight), before)
+
+
+def test_a_gradient_is_made() -> None:
+    x, weight = draw(torch.float32, 3, 8), draw(torch.float32, 4, 8).requires_grad_()
+    linear(x, weight).sum().backward()
+    assert weight.grad is not None
+    assert torch.allclose(weight.grad, x.sum(0).expand(4, 8), atol=1e-5)
+
+
+def test_leading_axes_views_and_other_dtypes() -> None:
+    x, weight, bias = draw(torch.float32, 2, 3, 16), draw(torch.float32, 9, 16), draw(torch.float32, 9)
+    wanted = F.linear(x, weight, bias)
+    assert torch.allclose(linear(x, weight, bias), wanted, atol=1e-5)
+    cut = draw(torch.float32, 2, 3, 40)
+    cut[..., 4:20] = x
+    assert torch.allclose(linear(cut[..., 4:20], weight, bias), wanted, atol=1e-5)
+    assert torch.allclose(linear(x, weight.T.contiguous().T, bias), wanted, atol=1e-5)
+    mixed = linear(x.bfloat16(), weight, bias)  # fp32 weights under bf16 activations, as in training
+    assert mixed.dtype == torch.bfloat16
+    assert torch.allclose(mixed.float(), wanted, atol=0.1)
+
+
+def test_infinities_and_nan_come_through() -> None:
+    for dtype in DTYPES:
+        x, weight = torch.ones(2, 32, dtype=dtype), torch.ones(32, 32, dtype=dtype)
+        x[0, 3], weight[5, 4] = float("inf"), float("nan")
+        made = linear(x, weight)
+        assert bool(made[0, 0].isinf())
+        assert bool(made[1, 5].isnan())
+        assert float(made[1, 0]) == 32
+
+
+def test_inside_a_compiled_graph() -> None:
+    weight = draw(torch.float32, 9, 16)
+    compiled = torch.compile(lambda x: linear(x * 2, weight) + 1, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        for rows in (1, 2, 5):
+            x = draw(torch.float32, rows, 16)
+            assert torch.allclose(compiled(x), linear(x * 2, weight) + 1, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_op() -> None:
+    arguments = (draw(torch.bfloat16, 3, 8), draw(torch.bfloat16, 5, 8), None)
+    torch.library.opcheck(torch.ops.whorl.linear.default, arguments)

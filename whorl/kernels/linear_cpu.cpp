@@ -1,0 +1,318 @@
+// y = x Wᵀ + b for a few rows of x, where reading W is all the work.
+//
+// W [out, in] lies as torch keeps it. A thread takes blocks of rows of W and reads each once from
+// memory for all of x; what lies AHEAD is asked for while a step is multiplied. Every y is one sum over
+// k in one order, whatever n, the threads and the other rows of x are: a row's result does not depend
+// on its batch. Which of the two ways (tiles, where the CPU has AMX and the matrix fits them, or
+// vectors) depends on the matrix alone.
+//
+// Compiled without -ffast-math and without contraction, which could order instances differently.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+constexpr int LANES = 16, ROWS = 4, COLUMNS = 4;
+#else
+constexpr int LANES = 8, ROWS = 2, COLUMNS = 4;  // there are sixteen registers
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
+#endif
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#define WHORL_TILES
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+using bits = uint16_t;
+constexpr int64_t AHEAD = 512;  // bytes of each row that are on their way
+constexpr int64_t WORTH_THREADS = 1 << 17;  // weights read: less is done before a second thread wakes
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef bits Halves __attribute__((vector_size(LANES * 2)));
+
+inline float widen(bits x) {
+  const uint32_t wide = uint32_t(x) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+inline bits narrow(float value) {  // round to nearest even; NaN stays NaN
+  uint32_t wide;
+  std::memcpy(&wide, &value, 4);
+  if (value != value) return bits(wide >> 16 | 0x40);
+  return bits((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
+}
+
+inline void multiply_add(Floats& sum, Floats a, Floats b) {
+#if defined(__AVX512F__)
+  sum = (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__FMA__)
+  sum = (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#else
+  sum += a * b;
+#endif
+}
+
+inline float total(Floats sum) {  // halves onto halves, in this order
+  float lane[LANES];
+  std::memcpy(lane, &sum, sizeof lane);
+  for (int width = LANES / 2; width; width /= 2)
+    for (int at = 0; at < width; ++at) lane[at] += lane[at + width];
+  return lane[0];
+}
+
+struct Single {
+  using element = float;
+  using vector = Floats;
+  static constexpr int STEP = LANES;
+  static vector load(const element* from) {
+    vector value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+  }
+  static void dot(Floats& sum, vector w, vector x) { multiply_add(sum, w, x); }
+  static float in(element value) { return value; }
+  static element out(float value) { return value; }
+};
+
+struct Brain {
+  using element = bits;
+#if defined(__AVX512BF16__)
+  using vector = __m512bh;
+  static constexpr int STEP = 2 * LANES;
+  static vector load(const element* from) { return (__m512bh)_mm512_loadu_si512(from); }
+  static void dot(Floats& sum, vector w, vector x) { sum = (Floats)_mm512_dpbf16_ps((__m512)sum, w, x); }
+#else
+  using vector = Floats;
+  static constexpr int STEP = LANES;
+  static vector load(const element* from) {
+    Halves half;
+    std::memcpy(&half, from, sizeof half);
+    const Words wide = __builtin_convertvector(half, Words) << 16;
+    vector value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+  }
+  static void dot(Floats& sum, vector w, vector x) { multiply_add(sum, w, x); }
+#endif
+  static float in(element value) { return widen(value); }
+  static element out(float value) { return narrow(value); }
+};
+
+// Where, from the block's start, its first row will be read AHEAD bytes after k: further on in the row,
+// or in the block that follows. Past the matrix a prefetch does nothing.
+inline int64_t ahead(int64_t k, int64_t in, int64_t rows, int64_t bytes) {
+  const int64_t target = k + AHEAD / bytes;
+  return target < in ? target : target + (rows - 1) * in;
+}
+
+// The last, partial step of a row, with zeros after it.
+template <class T>
+typename T::vector load_tail(const typename T::element* from, int64_t count) {
+  alignas(64) typename T::element padded[T::STEP] = {};
+  std::memcpy(padded, from, count * sizeof *padded);
+  return T::load(padded);
+}
+
+template <class T, int R, int N>
+void block(const typename T::element* x, const typename T::element* w, const typename T::element* bias,
+           typename T::element* y, int64_t in, int64_t out) {
+  Floats sum[R][N] = {};
+  const int64_t whole = in / T::STEP * T::STEP;
+  for (int64_t k = 0; k < whole; k += T::STEP) {
+    const auto* next = w + ahead(k, in, R, sizeof *w);
+    typename T::vector row[R];
+    for (int r = 0; r < R; ++r) {
+      row[r] = T::load(w + r * in + k);
+      __builtin_prefetch(next + r * in);
+    }
+    for (int n = 0; n < N; ++n) {
+      const auto column = T::load(x + n * in + k);
+      for (int r = 0; r < R; ++r) T::dot(sum[r][n], row[r], column);
+    }
+  }
+  if (whole < in)
+    for (int r = 0; r < R; ++r)
+      for (int n = 0; n < N; ++n)
+        T::dot(sum[r][n], load_tail<T>(w + r * in + whole, in - whole),
+               load_tail<T>(x + n * in + whole, in - whole));
+  for (int r = 0; r < R; ++r)
+    for (int n = 0; n < N; ++n)
+      y[n * out + r] = T::out(total(sum[r][n]) + (bias ? T::in(bias[r]) : 0.f));
+}
+
+template <class T, int R>
+void rows(const typename T::element* x, const typename T::element* w, const typename T::element* bias,
+          typename T::element* y, int64_t n, int64_t in, int64_t out) {
+  int64_t at = 0;
+  for (; at + COLUMNS <= n; at += COLUMNS) block<T, R, COLUMNS>(x + at * in, w, bias, y + at * out, in, out);
+  const auto* rest = x + at * in;
+  auto* target = y + at * out;
+  switch (n - at) {
+    case 1: return block<T, R, 1>(rest, w, bias, target, in, out);
+    case 2: return block<T, R, 2>(rest, w, bias, target, in, out);
+    case 3: return block<T, R, 3>(rest, w, bias, target, in, out);
+  }
+}
+
+template <class T>
+void linear(const typename T::element* x, const typename T::element* w, const typename T::element* bias,
+            typename T::element* y, int64_t n, int64_t in, int64_t out, int threads) {
+  const int64_t blocks = (out + ROWS - 1) / ROWS;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t number = 0; number < blocks; ++number) {
+    const int64_t row = number * ROWS;
+    const auto* shift = bias ? bias + row : nullptr;
+    if (row + ROWS <= out) {
+      rows<T, ROWS>(x, w + row * in, shift, y + row, n, in, out);
+    } else {
+      for (int64_t one = row; one < out; ++one)
+        rows<T, 1>(x, w + one * in, bias ? bias + one : nullptr, y + one, n, in, out);
+    }
+  }
+}
+
+#if defined(WHORL_TILES)
+
+// -- tiles: 16 rows of W times 16 rows of x, 32 of k a step ------------------------------------------
+
+constexpr int64_t TILE = 16, TILE_K = 32, TILE_ROWS = 2 * TILE;
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+bool tiles_allowed() {  // Linux grants the registers to a process that asks
+  constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18;
+  static const bool granted = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+  return granted;
+}
+
+// This thread's tiles as we need them, and as oneDNN left them (it remembers what it set) afterwards.
+class Tiles {
+ public:
+  Tiles() {
+    _tile_storeconfig(&before_);
+    const TileConfig ours;
+    _tile_loadconfig(&ours);
+  }
+  ~Tiles() {
+    if (before_.palette) _tile_loadconfig(&before_);
+    else _tile_release();
+  }
+
+ private:
+  TileConfig before_;
+};
+
+// 32 of k of x [n, in] → [strips][16 pairs][16 rows][2]: strips of 16 rows of x, pairs of k side by
+// side. Places of rows past n keep what was there: no other row's sum sees them.
+void pack_pairs(const bits* x, int64_t n, int64_t in, bits* out) {
+  auto* pairs = reinterpret_cast<uint32_t*>(out);
+  for (int64_t row = 0; row < n; ++row)
+    for (int64_t pair = 0; pair < TILE; ++pair)
+      std::memcpy(pairs + (row / TILE * TILE + pair) * TILE + row % TILE, x + row * in + 2 * pair, 4);
+}
+
+// Rows [0, 32) of w times S (1 or 2) strips of x, of which `first` is the first.
+template <int S>
+void tile_block(const bits* pairs, int64_t strips, int64_t first, const bits* w, const bits* bias, bits* y,
+                int64_t n, int64_t in, int64_t out) {
+  const int64_t stride = in * 2;
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (S == 2) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int64_t k = 0; k < in; k += TILE_K) {
+    const bits* x = pairs + (k / TILE_K * strips + first) * TILE * TILE_K;
+    const bits* next = w + ahead(k, in, TILE_ROWS, sizeof *w);
+    _tile_loadd(6, x, 64);
+    _tile_loadd(4, w + k, stride);
+    for (int64_t row = 0; row < TILE; ++row) __builtin_prefetch(next + row * in);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, w + TILE * in + k, stride);
+    for (int64_t row = TILE; row < TILE_ROWS; ++row) __builtin_prefetch(next + row * in);
+    _tile_dpbf16ps(1, 5, 6);
+    if constexpr (S == 2) {
+      _tile_loadd(7, x + TILE * TILE_K, 64);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  alignas(64) float sums[S][TILE_ROWS][TILE];
+  _tile_stored(0, sums[0], 64);
+  _tile_stored(1, sums[0][TILE], 64);
+  if constexpr (S == 2) {
+    _tile_stored(2, sums[1], 64);
+    _tile_stored(3, sums[1][TILE], 64);
+  }
+  for (int64_t strip = 0; strip < S; ++strip)
+    for (int64_t row = (first + strip) * TILE; row < std::min(n, (first + strip + 1) * TILE); ++row)
+      for (int64_t at = 0; at < TILE_ROWS; ++at)
+        y[row * out + at] = narrow(sums[strip][at][row % TILE] + (bias ? widen(bias[at]) : 0.f));
+}
+
+void tiled(const bits* x, const bits* w, const bits* bias, bits* y, int64_t n, int64_t in, int64_t out,
+           int threads) {
+  const int64_t strips = (n + TILE - 1) / TILE;
+  static thread_local std::vector<bits> space;  // kept: fresh pages cost more than the packing
+  if (int64_t(space.size()) < strips * TILE * in + TILE_K) space.resize(strips * TILE * in + TILE_K);
+  bits* pairs = space.data() + (64 - reinterpret_cast<uintptr_t>(space.data()) % 64) / sizeof(bits);
+  const int64_t blocks = (out + TILE_ROWS - 1) / TILE_ROWS;
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for schedule(static)
+    for (int64_t k = 0; k < in; k += TILE_K) pack_pairs(x + k, n, in, pairs + k * strips * TILE);
+    const Tiles tiles;
+#pragma omp for schedule(static)
+    for (int64_t number = 0; number < blocks; ++number) {
+      const int64_t row = std::min(number * TILE_ROWS, out - TILE_ROWS);  // the last one reaches back
+      const bits* shift = bias ? bias + row : nullptr;
+      for (int64_t strip = 0; strip < strips; strip += 2) {
+        if (strip + 2 <= strips) tile_block<2>(pairs, strips, strip, w + row * in, shift, y + row, n, in, out);
+        else tile_block<1>(pairs, strips, strip, w + row * in, shift, y + row, n, in, out);
+      }
+    }
+  }
+}
+
+inline bool fits_tiles(int64_t in, int64_t out) {
+  // A last block that reaches back is computed by two threads at once where blocks overlap: both store
+  // the same bits.
+  return in % TILE_K == 0 && out >= TILE_ROWS && tiles_allowed();
+}
+#else
+inline bool fits_tiles(int64_t, int64_t) { return false; }
+void tiled(const bits*, const bits*, const bits*, bits*, int64_t, int64_t, int64_t, int) {}
+#endif
+
+}  // namespace
+
+// Whether a bf16 matrix of this shape is multiplied in tiles.
+extern "C" bool whorl_linear_tiles(int64_t in, int64_t out) { return fits_tiles(in, out); }
+
+// x [n, in], w [out, in], y [n, out], bias [out] or null; all contiguous and of one type.
+extern "C" void whorl_linear_bf16(const bits* x, const bits* w, const bits* bias, bits* y, int64_t n, int64_t in,
+                                  int64_t out, int threads) {
+  if (in * out < WORTH_THREADS) threads = 1;
+  if (fits_tiles(in, out)) tiled(x, w, bias, y, n, in, out, threads);
+  else linear<Brain>(x, w, bias, y, n, in, out, threads);
+}
+
+extern "C" void whorl_linear_f32(const float* x, const float* w, const float* bias, float* y, int64_t n, int64_t in,
+                                 int64_t out, int threads) {
+  if (in * out < WORTH_THREADS) threads = 1;
+  linear<Single>(x, w, bias, y, n, in, out, threads);
+}
