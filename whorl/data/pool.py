@@ -174,7 +174,7 @@ def _fault(error: OSError) -> OSError | FaultError:
 def _serve(pipe: Connection) -> None:
     """A worker's life: tasks in, results out, until the pipe closes or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     while True:
         try:
             function, task = pipe.recv()
@@ -194,7 +194,7 @@ def _serve(pipe: Connection) -> None:
             return
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
     """A worker must not go on writing after its parent was killed: the next run may be at it."""
     parent = multiprocessing.parent_process()
     if parent is not None:

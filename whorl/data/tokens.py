@@ -31,6 +31,7 @@ from whorl.base.files import JsonLines, atomic_write, read_json, read_jsonl, sha
 from whorl.base.progress import say
 from whorl.data.document import Document
 from whorl.data.images import ImageWriter
+from whorl.data.pool import leave_with_parent
 from whorl.data.tokenset import FORMAT, Shard, TokenSet, TokenSplit, open_tokens, shard_problem
 
 __all__ = ["TokenSet", "TokenSplit", "open_tokens", "write_tokens"]
@@ -405,15 +406,7 @@ def _start_worker(tokenizer: Encoder) -> None:
     _tokenizer = tokenizer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """A worker waits on a pipe it holds open itself and would outlive a killed parent for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def _encode_here(chunk: list[Document]) -> list[Array]:

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from whorl.models.generation import Generated, Prompt, generate
     from whorl.models.hub import pull
     from whorl.models.info import describe
+    from whorl.models.init import init_weights
+    from whorl.models.likelihood import log_probs
     from whorl.models.lora import inject, load_adapter, merge, save_adapter
-    from whorl.models.vision import Images
+    from whorl.models.vision import Features, Images
     from whorl.models.weights import weight_manifest, weight_version
 
 PUBLIC = {
@@ -25,13 +27,15 @@ PUBLIC = {
     "load_adapter": "adapter", "merge": "lora", "model_directory": "directory", "read_config": "directory",
     "save": "directory", "save_adapter": "adapter", "save_state": "directory",
     "weight_manifest": "weights", "weight_version": "weights",
-    "describe": "info", "export_model": "export", "pull": "hub",
+    "describe": "info", "export_model": "export", "pull": "hub", "Features": "vision",
+    "init_weights": "init", "log_probs": "likelihood",
 }  # fmt: skip
 __all__ = [
     "Assistant", "Context", "Decoder", "Generated", "Images", "LoraConfig", "ModelConfig", "Packed",
     "PackedContext", "Projection", "Prompt", "RopeConfig", "VisionConfig", "generate", "inject", "load",
     "load_adapter", "merge", "model_directory", "read_config", "save", "save_adapter", "save_state",
-    "weight_manifest", "weight_version", "describe", "export_model", "pull",
+    "weight_manifest", "weight_version", "describe", "export_model", "pull", "Features", "init_weights",
+    "log_probs",
 ]  # fmt: skip
 
 

@@ -77,13 +77,15 @@ class VisionTower(nn.Module):
         self.patch_embed = Linear(config.patch_values, config.d_model, bias=False)
         self.pre_norm = Norm(config.d_model, axes)
         self.layers = nn.ModuleList(Block(axes, layer, causal=False) for layer in range(config.n_layers))
+        self.last = config.feature_layer % (config.n_layers + 1)  # hidden state 0 is the embedding
+        for layer in self.layers[self.last :]:  # kept for the files' sake; nothing reads what they give
+            layer.requires_grad_(False)
 
     def forward(self, images: Images, dtype: torch.dtype) -> Tensor:
         x = self.pre_norm(self.patch_embed(images.pixels.to(dtype)))
         context = image_context(images.grids, x.device)
         table = self.rope_table(images.grids.to(x.device), x.shape[0])
-        last = self.config.feature_layer % (len(self.layers) + 1)  # hidden state 0 is the embedding
-        for layer in self.layers[:last]:
+        for layer in self.layers[: self.last]:
             x = layer(x, table, context)
         return x
 
