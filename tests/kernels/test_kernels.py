@@ -58,6 +58,15 @@ def linear64(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return (x[:, None] * weight).sum(-1) + (0 if bias is None else bias)
 
 
+def quantised64(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
+    """Codes by shifting each word, lowest bits first, zero in the middle of their range."""
+    shifts = torch.arange(0, 32, bits)
+    codes = ((packed.long()[:, :, None] >> shifts) & ((1 << bits) - 1)) - (1 << (bits - 1))
+    codes = codes.flatten(1)[:, : x.shape[1]]
+    spread = scale.double().repeat_interleave(x.shape[1] // scale.shape[1], 1)
+    return linear64(x, codes * spread, bias)
+
+
 def losses64(hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float) -> Tensor:
     logits = hidden @ weight.T
     if soft_cap:
@@ -75,6 +84,7 @@ SLOW_IN_PYTHON = ("long and short", "blocks", "head of 32", "head of 64, grouped
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "attention": attention64,
     "linear": linear64,
+    "quantised_linear": quantised64,
     "linear_cross_entropy": cross_entropy64,
     "token_losses": losses64,
 }

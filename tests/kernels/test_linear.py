@@ -1,15 +1,19 @@
-"""The matmul of a decode step: equal to the formula, the same bits in any batch, its edges."""
+"""The matmuls of a decode step, plain and quantised: equal to the formula, the same bits in any batch."""
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
 from torch import Tensor
 
 from whorl.kernels import native
+from whorl.kernels import quantise as packing
 from whorl.kernels.device import compiler_available
 from whorl.kernels.linear import ROWS, linear
+from whorl.kernels.quantise import dequantise, pack, quantise, quantised_linear, unpack
 
 SHAPES = [(64, 96), (70, 32), (33, 77), (5, 40), (300, 1056)]  # out, in: whole tiles, ragged ones, none
 DTYPES = [torch.float32, torch.bfloat16]
@@ -102,3 +106,84 @@ def test_inside_a_compiled_graph() -> None:
 def test_the_op() -> None:
     arguments = (draw(torch.bfloat16, 3, 8), draw(torch.bfloat16, 5, 8), None)
     torch.library.opcheck(torch.ops.whorl.linear.default, arguments)
+
+
+# -- quantised -----------------------------------------------------------------------------------
+
+KINDS = [(8, 0), (4, 32), (4, 64), (4, 128)]
+
+
+@pytest.mark.skipif(native.kernels().quantised is None, reason="no C++ compiler, or no VNNI")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("bits", "group"), KINDS)
+def test_a_row_is_the_same_bits_in_any_batch_quantised(bits: int, group: int, dtype: torch.dtype) -> None:
+    x, weight = draw(dtype, packing.ROWS, 384), draw(torch.float32, 37, 384)
+    packed, scale = quantise(weight, bits, group)
+    whole = quantised_linear(x, packed, scale, bits)
+    for rows in range(1, packing.ROWS + 1):
+        assert torch.equal(quantised_linear(x[:rows], packed, scale, bits), whole[:rows])
+        assert torch.equal(quantised_linear(x[-rows:], packed, scale, bits), whole[-rows:])
+
+
+@pytest.mark.parametrize(("bits", "group", "bound"), [(8, 0, 0.012), (4, 32, 0.11), (4, 128, 0.13)])
+def test_how_far_a_product_is_off(bits: int, group: int, bound: float) -> None:
+    """Against the weights before they were quantised, as a share of the product's norm, normal weights."""
+    x, weight = draw(torch.float32, 8, 512), draw(torch.float32, 256, 512)
+    wanted = x @ weight.T
+    made = quantised_linear(x, *quantise(weight, bits, group), bits)
+    share = float((made - wanted).norm() / wanted.norm())
+    print(f"{bits} bits, groups of {group or 512}: {share:.4f} of the norm")
+    assert share < bound
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(bits=st.sampled_from([4, 8]), out=st.integers(1, 5), inner=st.integers(1, 40), seed=st.integers(0, 9))
+def test_packing_loses_nothing(bits: int, out: int, inner: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    half = 1 << (bits - 1)
+    codes = torch.randint(-half, half, (out, inner), generator=generator).to(torch.int8)
+    packed = pack(codes, bits)
+    assert packed.dtype == torch.int32
+    assert packed.shape == (out, -(-inner * bits // 32))
+    assert torch.equal(unpack(packed, bits, inner), codes)
+
+
+@pytest.mark.parametrize(("bits", "group"), KINDS)
+def test_quantising_what_is_quantised_changes_nothing(bits: int, group: int) -> None:
+    """Where a row or group reaches the end of the range, its scale and codes are found again."""
+    generator = torch.Generator().manual_seed(0)
+    end = 127 if bits == 8 else 7
+    codes = torch.randint(-end, end + 1, (6, 256), generator=generator).to(torch.int8)
+    codes[:, :: group or 256] = end
+    scale = (torch.rand(6, 256 // (group or 256), generator=generator) + 0.1).bfloat16()
+    packed = pack(codes, bits)
+    again = quantise(dequantise(packed, scale, bits, 256, torch.float32), bits, group)
+    assert torch.equal(again[0], packed)
+    assert torch.equal(again[1], scale)
+
+
+def test_zeros_and_tiny_weights() -> None:
+    weight = torch.zeros(3, 64)
+    weight[1] = 1e-30
+    for bits, group in KINDS[:3]:
+        packed, scale = quantise(weight, bits, group)
+        made = quantised_linear(torch.ones(1, 64), packed, scale, bits)
+        assert bool(made.isfinite().all())
+        assert float(made[0, 0]) == 0
+
+
+def test_a_gradient_flows_through_quantised_weights() -> None:
+    x = draw(torch.float32, 3, 64).requires_grad_()
+    packed, scale = quantise(draw(torch.float32, 5, 64), 4, 32)
+    quantised_linear(x, packed, scale, 4).sum().backward()
+    wanted = dequantise(packed, scale, 4, 64, torch.float32).sum(0)
+    assert x.grad is not None
+    assert torch.allclose(x.grad, wanted.expand(3, 64), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_quantised_op() -> None:
+    packed, scale = quantise(draw(torch.float32, 5, 64), 4, 32)
+    torch.library.opcheck(
+        torch.ops.whorl.quantised_linear.default, (draw(torch.bfloat16, 3, 64), packed, scale, 4, None)
+    )

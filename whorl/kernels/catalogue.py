@@ -15,6 +15,7 @@ from torch import Tensor
 
 from whorl.kernels import attention, cross_entropy
 from whorl.kernels import linear as matmul
+from whorl.kernels import quantise as packing
 from whorl.kernels.spec import AttentionSpec
 
 Make = Callable[[torch.dtype, torch.device], tuple[Any, ...]]
@@ -115,6 +116,15 @@ def _linear(rows: int, inner: int, out: int, *, bias: bool = False) -> Make:
     return make
 
 
+def _quantised(rows: int, inner: int, out: int, bits: int, group: int = 0, *, bias: bool = False) -> Make:
+    def make(dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        x, weight, *shift = _linear(rows, inner, out, bias=bias)(torch.float32, device)
+        packed, scale = packing.quantise(weight, bits, group)
+        return x.to(dtype), packed, scale, bits, *(part.to(dtype) for part in shift)
+
+    return make
+
+
 def _spec(**axes: Any) -> AttentionSpec:
     return AttentionSpec(**{"scale": 0.35, **axes})
 
@@ -163,6 +173,20 @@ LINEAR: dict[str, Make] = {
     "many rows": _linear(70, 64, 48),
     "no row": _linear(0, 8, 5),
 }
+QUANTISED: dict[str, Make] = {
+    "int8, one row": _quantised(1, 128, 64, 8),
+    "int8, few rows": _quantised(7, 192, 33, 8, bias=True),
+    "int8, odd sizes": _quantised(3, 77, 9, 8),
+    "int8, many rows": _quantised(40, 64, 20, 8, bias=True),
+    "int4, one row": _quantised(1, 256, 64, 4, 32),
+    "int4, few rows": _quantised(7, 160, 33, 4, 32, bias=True),
+    "int4, groups of 64": _quantised(4, 192, 7, 4, 64),
+    "int4, groups of 128": _quantised(16, 256, 12, 4, 128),
+    "int4, one group": _quantised(2, 32, 5, 4, 32),
+    "int4, rows as groups": _quantised(2, 52, 5, 4),
+    "int4, many rows": _quantised(40, 96, 20, 4, 32, bias=True),
+    "no row": _quantised(0, 32, 5, 4, 32),
+}
 FP32, HALF, BF16 = torch.float32, torch.float16, torch.bfloat16
 
 KERNELS: dict[str, Kernel] = {
@@ -176,6 +200,11 @@ KERNELS: dict[str, Kernel] = {
         {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2},
         (0, 1),
         CROSS_ENTROPY,
+    ),
+    # x is rounded to 8 bits in groups of 32: half a step is 0.4 % of a group's largest, and errors add up
+    # as their root.
+    "quantised_linear": Kernel(
+        packing.reference, packing.quantised_linear, {FP32: 1.5e-2, HALF: 1e-2, BF16: 2e-2}, (), QUANTISED
     ),
     "token_losses": Kernel(
         cross_entropy.token_reference,

@@ -31,6 +31,7 @@ SOURCES = {
         ("attention_cpu.cpp", RELAXED),
         ("cross_entropy_cpu.cpp", RELAXED),
         ("linear_cpu.cpp", IN_ORDER),
+        ("quantise_cpu.cpp", IN_ORDER),
     )
 }
 BUILD_SECONDS = 120
@@ -50,6 +51,7 @@ class Native:
     attention_backward: AttentionBackward | None = None
     softmax_gradient: SoftmaxGradient | None = None
     linear: native_linear.Linear | None = None
+    quantised: native_linear.Quantised | None = None
     status: str = "native"
 
 
@@ -68,8 +70,16 @@ def kernels() -> Native:
     backward = _bind_attention(library.whorl_attention_backward)
     softmax = _bind_softmax(library.whorl_softmax_gradient)
     linear = native_linear.bind(library)
-    problem = _test(backward) or _test_softmax(softmax) or native_linear.problem(linear)
-    return Native(status=f"C++ kernels are off: {problem}") if problem else Native(backward, softmax, linear)
+    quantised = native_linear.bind_quantised(library)
+    problem = (
+        _test(backward)
+        or _test_softmax(softmax)
+        or native_linear.problem(linear)
+        or native_linear.quantised_problem(quantised)
+    )
+    if problem:
+        return Native(status=f"C++ kernels are off: {problem}")
+    return Native(backward, softmax, linear, quantised)
 
 
 def _build() -> Path:

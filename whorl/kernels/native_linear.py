@@ -19,6 +19,10 @@ class Linear:
     tiles: Callable[[int, int], bool]
 
 
+Quantised = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
+"""(x [..., in], packed int32 [out, …], scale bf16 [out, groups], 8 | 4 bits, bias | None) → [..., out]"""
+
+
 def bind(library: ctypes.CDLL) -> Linear:
     functions = {torch.bfloat16: library.whorl_linear_bf16, torch.float32: library.whorl_linear_f32}
     for function in functions.values():
@@ -40,6 +44,56 @@ def bind(library: ctypes.CDLL) -> Linear:
         return y
 
     return Linear(multiply, library.whorl_linear_tiles)
+
+
+def bind_quantised(library: ctypes.CDLL) -> Quantised | None:
+    """None where the CPU has no VNNI."""
+    library.whorl_quantised_ready.restype = ctypes.c_bool
+    if not library.whorl_quantised_ready():
+        return None
+    functions = {torch.bfloat16: library.whorl_quantised_bf16, torch.float32: library.whorl_quantised_f32}
+    for function in functions.values():
+        function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
+        function.restype = None
+
+    def quantised(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
+        x, packed, scale = x.contiguous(), packed.contiguous(), scale.contiguous()
+        bias = None if bias is None else bias.contiguous()
+        out, inner = packed.shape[0], x.shape[-1]
+        y = x.new_empty((*x.shape[:-1], out))
+        functions[x.dtype](
+            x.data_ptr(), packed.data_ptr(), scale.data_ptr(), None if bias is None else bias.data_ptr(),
+            y.data_ptr(), x.numel() // inner, inner, out, packed.shape[1] * 4, scale.shape[1], bits,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return y
+
+    return quantised
+
+
+def quantised_problem(kernel: Quantised | None) -> str:
+    """Compare with fp32, on codes and scales drawn at random; "" when equal but for x's rounding."""
+    if kernel is None:
+        return ""
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for bits, rows, out, inner, groups in (
+        (8, 1, 9, 100, 1),
+        (8, 6, 8, 192, 1),
+        (4, 3, 9, 160, 5),
+        (4, 5, 6, 384, 3),
+    ):
+        codes = torch.randint(0, 256, (out, -(-inner * bits // 32) * 4), generator=generator).to(torch.uint8)
+        scale = (torch.rand(out, groups, generator=generator) + 0.1).bfloat16()
+        x = torch.randn(rows, inner, generator=generator)
+        parts = codes if bits == 8 else torch.stack([codes & 15, codes >> 4], 2).flatten(1)
+        wide = (parts[:, :inner].double() - (1 << bits - 1)).unflatten(1, (groups, -1)) * scale.double()[
+            ..., None
+        ]
+        wanted = x.double() @ wide.flatten(1).T
+        made = kernel(x, codes.view(torch.int32), scale, bits, None).double()
+        worst = max(worst, float((made - wanted).abs().max() / wanted.abs().max()))
+    return "" if worst <= 0.02 else f"the quantised matmul's self-test differs by {worst:.2g}"
 
 
 def problem(kernel: Linear) -> str:

@@ -1,0 +1,128 @@
+"""Weights in 8 or 4 bits, and y = x Wᵀ + b with them.
+
+The packed form is compressed-tensors' "pack-quantized": q + 2^(bits − 1), unsigned, the first element in
+the lowest bits of an int32, [out, ⌈in · bits / 32⌉]; a scale in bf16 for each output row (int8) or for
+each group of 32, 64 or 128 elements of it (int4: 4.5 bits a weight at 32, as llama.cpp's Q4_0).
+Symmetric: w = q · scale.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whorl.kernels import native
+
+GROUPS = (32, 64, 128)
+BITS = {"int8": 8, "int4": 4}
+ROWS = 16  # up to here the packed kernel runs, beyond it W is dequantised
+STRETCH = (1.0, 0.97, 0.94, 0.91, 0.88)  # shares of the whole range that are tried for int4's scale
+BLOCK_ELEMENTS = 1 << 24  # of a matrix, quantised or dequantised at a time
+
+
+def quantise(weight: Tensor, bits: int, group: int = 0) -> tuple[Tensor, Tensor]:
+    """weight [out, in] → (packed int32 [out, ⌈in · bits / 32⌉], scale bf16 [out, groups]).
+
+    `group` is a divisor of `in`; 0 is the whole row. An int8 scale is max|w| / 127. For int4 the
+    one with the least squared error of a few from max|w| / 7 to max|w| / 8 is taken.
+    """
+    rows = max(1, BLOCK_ELEMENTS // max(weight.shape[1], 1))
+    made = [_quantise(part, bits, group or weight.shape[1]) for part in weight.split(rows)]
+    return torch.cat([packed for packed, _ in made]), torch.cat([scale for _, scale in made])
+
+
+def _quantise(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
+    groups = weight.detach().float().unflatten(1, (-1, group))
+    most = groups.abs().amax(2, keepdim=True)
+    low, high = (-127, 127) if bits == 8 else (-8, 7)
+    whole = most / (127 if bits == 8 else 7)
+    best = torch.full_like(most, float("inf"))
+    scale, codes = torch.empty_like(most), torch.empty_like(groups)
+    for stretch in (1.0,) if bits == 8 else STRETCH:
+        tried = (whole * stretch).bfloat16().float()
+        q = torch.where(tried > 0, groups / tried, 0.0).round_().clamp_(low, high)
+        error = (q * tried - groups).square().sum(2, keepdim=True)
+        better = error < best
+        best, scale = torch.where(better, error, best), torch.where(better, tried, scale)
+        codes = torch.where(better, q, codes)
+    return pack(codes.flatten(1).to(torch.int8), bits), scale[..., 0].bfloat16()
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """codes int8 [out, in] → int32 [out, ⌈in · bits / 32⌉]; what is over at a row's end is 0."""
+    unsigned = (codes.to(torch.int16) + (1 << (bits - 1))).to(torch.uint8)
+    unsigned = F.pad(unsigned, (0, -codes.shape[1] % (32 // bits)))
+    if bits == 4:
+        unsigned = unsigned[:, ::2] | (unsigned[:, 1::2] << 4)
+    return unsigned.contiguous().view(torch.int32)
+
+
+def unpack(packed: Tensor, bits: int, inner: int) -> Tensor:
+    """The inverse of `pack`: int8 [out, inner]."""
+    unsigned = packed.contiguous().view(torch.uint8)
+    if bits == 4:
+        unsigned = torch.stack([unsigned & 15, unsigned >> 4], 2).flatten(1)
+    return (unsigned[:, :inner].to(torch.int16) - (1 << (bits - 1))).to(torch.int8)
+
+
+def dequantise(packed: Tensor, scale: Tensor, bits: int, inner: int, dtype: torch.dtype) -> Tensor:
+    """→ [out, inner] in `dtype`, each the product of code and scale in fp32, rounded once."""
+    groups = unpack(packed, bits, inner).unflatten(1, (scale.shape[1], -1))
+    return (groups.float() * scale.float()[..., None]).flatten(1).to(dtype)
+
+
+def reference(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
+    """x [..., in] → [..., out] in x's dtype: W dequantised and multiplied in fp32."""
+    weight = dequantise(packed, scale, bits, x.shape[-1], torch.float32)
+    return F.linear(x.float(), weight, None if bias is None else bias.float()).to(x.dtype)
+
+
+def quantised_linear(
+    x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None
+) -> Tensor:
+    """As `reference`, the fast way; the gradient of x flows, packed weights have none.
+
+    Up to ROWS rows on a CPU with VNNI each 32 elements of x are rounded to 8 bits (as llama.cpp does),
+    and a row's result is the same bits in any batch. Else W is dequantised to x's dtype, block by block.
+    """
+    bias = None if bias is None else bias.to(x.dtype)
+    if torch.compiler.is_compiling():
+        return torch.ops.whorl.quantised_linear(x, packed, scale, bits, bias)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return F.linear(x, dequantise(packed, scale, bits, x.shape[-1], x.dtype), bias)
+    return _quantised_linear(x, packed, scale, bits, bias)
+
+
+def _quantised_linear(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
+    rows, groups = x.numel() // max(x.shape[-1], 1), scale.shape[1]
+    if (
+        0 < rows <= ROWS
+        and (groups == 1 or (bits == 4 and x.shape[-1] // groups in GROUPS))
+        and x.device.type == "cpu"
+        and x.dtype in (torch.bfloat16, torch.float32)
+        and scale.dtype == torch.bfloat16
+        and (kernel := native.kernels().quantised)
+    ):
+        return kernel(x, packed, scale, bits, bias)
+    return _portable(x, packed, scale, bits, bias)
+
+
+def _portable(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
+    y = x.new_empty((*x.shape[:-1], packed.shape[0]))
+    rows = max(1, BLOCK_ELEMENTS // max(x.shape[-1], 1))
+    for start in range(0, packed.shape[0], rows):
+        part = slice(start, start + rows)
+        weight = dequantise(packed[part], scale[part], bits, x.shape[-1], x.dtype)
+        y[..., part] = F.linear(x, weight, None if bias is None else bias[part])
+    return y
+
+
+@torch.library.custom_op("whorl::quantised_linear", mutates_args=())
+def _op(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
+    return _quantised_linear(x, packed, scale, bits, bias)
+
+
+@_op.register_fake
+def _(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], packed.shape[0]))
