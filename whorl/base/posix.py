@@ -48,6 +48,15 @@ def start_with_socket(
         return subprocess.Popen(words, pass_fds=[theirs.fileno()], **options), ours
 
 
+def limit_memory(size: int) -> None:
+    """Let this process have at most `size` bytes of address space; an allocation beyond it fails.
+    Windows has no such call."""
+    if os.name == "posix":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
 def keep_freed_memory() -> None:
     """Let this process keep the memory it frees instead of giving it back after every large array.
 

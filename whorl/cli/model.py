@@ -1,4 +1,4 @@
-"""`whorl model info | export | merge | pull`: model directories."""
+"""`whorl model info | export | merge | quantize | pull`: model directories."""
 
 from __future__ import annotations
 
@@ -76,6 +76,28 @@ def merge(model: str, adapter: str, out: Path, dtype: str | None, shard_gb: floa
 
 
 @command.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--to", "kind", type=click.Choice(("int8", "int4")), required=True, help="Bits of a weight.")
+@click.option(
+    "--group", default=32, show_default=True, type=click.Choice((32, 64, 128)),
+    help="Weights that share a scale, for int4.",
+)  # fmt: skip
+@shard_option
+@click.option("--json", "as_json", is_flag=True, help='{"out": …, "weight_version": …} on stdout.')
+def quantize(model: str, out: Path, kind: str, group: int, shard_gb: float, as_json: bool) -> None:
+    """Write MODEL to OUT with the blocks' weights in 8 or 4 bits, as compressed-tensors packs them.
+
+    `whorl serve`, vLLM and transformers read it. Embeddings, norms, vision and the output head stay as
+    they are.
+    """
+    from whorl.models.export import export_model
+
+    export_model(model, out, quantise=(kind, group), shard_bytes=int(shard_gb * GIGABYTE))
+    wrote(out, as_json)
+
+
+@command.command()
 @click.argument("name", metavar="ORG/NAME[@REVISION]")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to; default: ORG/NAME here.")
 @click.option("--json", "as_json", is_flag=True, help="The record of the pull on stdout.")
@@ -111,12 +133,14 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 
     counts = dict(found["parameters"])
     total = counts.pop("total")
+    quantised = found["quantisation"]
+    packed = f"{quantised['kind']} in groups of {quantised['group'] or 'a row'}, " if quantised else ""
     parts = ", ".join(f"{name} {figure(count)}" for name, count in counts.items())
     stored = ", ".join(found["stored_dtypes"])
     lines = [
         ("family", f"{found['family']} ({found['architecture']})"),
         ("parameters", f"{total:,} ({parts})"),
-        ("dtype", f"stored {stored}, computes in {found['compute_dtype'] or 'the same'}"),
+        ("dtype", f"{packed}stored {stored}, computes in {found['compute_dtype'] or 'the same'}"),
         (
             "weights",
             f"{figure(found['bytes'])}B in {found['files']} file(s), version {found['weight_version']}",

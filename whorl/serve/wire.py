@@ -1,4 +1,4 @@
-"""Frames between the API's process and the engine's: a length, then msgpack of one of these messages.
+"""Frames between the API's process and its workers: a length, then msgpack of one of these messages.
 
 Nothing but plain data passes; what does not decode to one of the types is refused.
 """
@@ -16,6 +16,7 @@ import numpy as np
 
 from whorl.base.errors import DataError
 from whorl.serve.requests import EngineEvent, EngineHealth, EngineInfo, EngineRequest
+from whorl.text.images import Patches
 
 HEADER = struct.Struct(">I")
 MAX_FRAME = 512 << 20  # bytes; a request with images of some hundred MB is refused before
@@ -79,11 +80,52 @@ class Answer:
     info: EngineInfo
 
 
-Message = Generate | Abort | LoadAdapter | UnloadAdapter | Close | Ready | Failed | Events | Answer
-TYPES: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (Generate, Abort, LoadAdapter, UnloadAdapter, Close, Ready, Failed, Events, Answer)
-}
+@dataclass(frozen=True)
+class PrepareChat:
+    """A conversation in OpenAI's form, to become a prompt. `template_args` are the request's own;
+    `response_format`, `regex` and `lark` each ask for a grammar, `tool_choice` may."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+    template_args: dict[str, Any]
+    tool_choice: str | dict[str, Any]
+    response_format: dict[str, Any] | None = None
+    regex: str | None = None
+    lark: str | None = None
+
+
+@dataclass(frozen=True)
+class PrepareText:
+    """A plain text, to become a prompt: behind the start token where the tokenizer has one."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt as the engine takes it; `spans` (start, end, role) say whose each turn is. `error` in
+    its place is one line for the user."""
+
+    ids: tuple[int, ...] = ()
+    images: tuple[Patches, ...] = ()
+    image_positions: tuple[int, ...] = ()
+    image_digests: tuple[str, ...] = ()
+    thinking: bool = False
+    grammar: str = ""
+    spans: tuple[tuple[int, int, str], ...] = ()
+    template_hash: str = ""
+    error: str = ""
+
+
+KINDS = (
+    Generate, Abort, LoadAdapter, UnloadAdapter, Close, Ready, Failed, Events, Answer,
+    PrepareChat, PrepareText, Prepared,
+)  # fmt: skip
+Message = (
+    Generate | Abort | LoadAdapter | UnloadAdapter | Close | Ready | Failed | Events | Answer
+    | PrepareChat | PrepareText | Prepared
+)  # fmt: skip
+TYPES: dict[str, type] = {kind.__name__: kind for kind in KINDS}
 
 
 def _pack(value: Any) -> Any:

@@ -1,0 +1,88 @@
+"""What stands before every route: keys, and the size of a body."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from whorl.base.errors import InputError
+from whorl.serve.api.errors import ApiError, error_response
+
+OPEN = ("/health", "/ready")
+
+
+def read_keys(path: str | None) -> tuple[str, ...]:
+    """One key a line; empty lines and lines that begin with # are left out."""
+    if path is None:
+        return ()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the key file {path} cannot be read: {error}") from error
+    keys = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    if not keys:
+        raise InputError(f"the key file {path} holds no key; write one a line")
+    return keys
+
+
+class Keys:
+    """Lets a request through that carries one of the keys, as `Authorization: Bearer KEY`."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], metrics_keys: Sequence[str]) -> None:
+        self.app, self._keys, self._metrics = app, keys, metrics_keys or keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        wanted = () if path in OPEN else self._metrics if path == "/metrics" else self._keys
+        given = Request(scope).headers.get("authorization", "")
+        if wanted and not known(given.removeprefix("Bearer ").strip(), wanted):
+            message = "the key is missing or wrong; send Authorization: Bearer KEY"
+            error = ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+            await error_response(error)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def known(key: str, keys: Sequence[str]) -> bool:
+    """Compares with every key, in a time that tells nothing."""
+    found = [hmac.compare_digest(key.encode(), one.encode()) for one in keys]
+    return any(found)
+
+
+class BodyLimit:
+    """Refuses a body of more than `size` bytes: unread where its length is stated, else where it passes."""
+
+    def __init__(self, app: ASGIApp, size: int) -> None:
+        self.app, self._size = app, size
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        stated = Request(scope).headers.get("content-length", "")
+        if stated.isdigit() and int(stated) > self._size:
+            await error_response(self._error())(scope, receive, send)
+            return
+        got = 0
+
+        async def counted() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > self._size:
+                raise self._error()
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _error(self) -> ApiError:
+        return ApiError(
+            413, f"the body has more than {self._size} bytes, this server's limit", code="too_large"
+        )

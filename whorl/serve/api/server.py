@@ -1,0 +1,105 @@
+"""A whole server: workers started, the application behind uvicorn, everything closed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from whorl.base.errors import InputError
+from whorl.base.progress import say
+from whorl.serve.api.application import app
+from whorl.serve.api.served import ServedModel, stated_defaults
+from whorl.serve.clients import OutOfProcess
+from whorl.serve.config import ServeConfig
+from whorl.serve.preparation import Preparers
+
+HEADER_BYTES = 64 << 10
+
+
+async def start_models(config: ServeConfig) -> list[ServedModel]:
+    """A worker and preparers for every model; those already started are closed where one fails."""
+    started: list[ServedModel] = []
+    try:
+        for number, path in enumerate(config.models):
+            name = config.name if number == 0 and config.name else Path(path).resolve().name
+            if any(model.name == name for model in started):
+                raise InputError(f"two models are called {name}; rename a folder or give --name")
+            engine = config.engine if number == 0 else config.engine.model_copy(update={"adapters": {}})
+            client = await OutOfProcess.start(path, engine)
+            try:
+                limits = config.limits
+                preparers = await Preparers.start(
+                    path, count=limits.preparers, timeout=limits.prepare_seconds
+                )
+            except BaseException:
+                await client.close()
+                raise
+            defaults = stated_defaults(Path(path))
+            started.append(ServedModel(name, client, preparers, defaults, created=int(time.time())))
+    except BaseException:
+        await close_models(started)
+        raise
+    return started
+
+
+async def close_models(models: list[ServedModel]) -> None:
+    for model in models:
+        await model.client.close()
+        await model.preparers.close()
+
+
+def serve(config: ServeConfig, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is told the address when requests are taken."""
+    check(config)
+    asyncio.run(_serve(config, ready))
+
+
+def check(config: ServeConfig) -> None:
+    """Mistakes that need no model to be seen, before one is loaded."""
+    if not config.models:
+        raise InputError("give at least one model directory")
+    for address in config.trusted_proxy:
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            raise InputError(f"--trusted-proxy {address} is no address or network: {error}") from error
+    if config.root_path and (not config.root_path.startswith("/") or config.root_path.endswith("/")):
+        raise InputError(f"--root-path {config.root_path} begins with / and does not end with it")
+
+
+async def _serve(config: ServeConfig, ready: Callable[[str], None] | None) -> None:
+    listener = _listen(config.host, config.port)
+    models = await start_models(config)
+    try:
+        settings = uvicorn.Config(
+            app(models, config), log_level="warning", access_log=False, lifespan="off",
+            proxy_headers=bool(config.trusted_proxy), forwarded_allow_ips=list(config.trusted_proxy) or None,
+            server_header=False, h11_max_incomplete_event_size=HEADER_BYTES,
+            timeout_graceful_shutdown=config.limits.drain_seconds,
+        )  # fmt: skip
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}{config.root_path}"
+        if not ipaddress.ip_address(host).is_loopback and config.api_key_file is None:
+            say(f"{host} can be reached from outside and no key is set; see --api-key-file")
+        say(f"serving {', '.join(model.name for model in models)} at {address}/v1")
+        if ready is not None:
+            ready(address)
+        await uvicorn.Server(settings).serve(sockets=[listener])
+    finally:
+        await close_models(models)
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket before anything is loaded: a port in use is said at once."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: {error.strerror or error}; take another") from error

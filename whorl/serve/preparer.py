@@ -1,0 +1,154 @@
+"""The process that prepares prompts: `python -m whorl.serve.preparer FD MODEL`.
+
+It renders templates, tokenises, decodes images and checks grammars: whatever a stranger's request can
+make slow or large. Its memory is limited, its time is watched from outside, and it imports no torch.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from whorl.base.errors import InputError, WhorlError
+from whorl.base.files import read_json
+from whorl.base.nouns import Conversation
+from whorl.base.posix import limit_memory
+from whorl.serve.grammar import (
+    Grammars,
+    json_object_grammar,
+    json_schema_grammar,
+    lark_grammar,
+    regex_grammar,
+    tool_call_grammar,
+)
+from whorl.serve.wire import PrepareChat, Prepared, PrepareText, encode, read_frame
+from whorl.text.config import ImageConfig
+from whorl.text.forms import read_conversation
+from whorl.text.images import image_tokens, load_processor, preprocess
+from whorl.text.template import ChatTemplate
+from whorl.text.tokenizer import Tokenizer
+
+MEMORY = 6 << 30  # bytes of address space; a preparer at rest has about one GB of it
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "tokenize", "chat_template", "documents"})
+
+
+class Preparer:
+    """What it takes to make a model's prompts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.tokenizer = Tokenizer.load(directory)
+        try:
+            self.template: ChatTemplate | None = ChatTemplate.load(directory)
+        except InputError:
+            self.template = None  # a base model: texts can be continued, chats are refused
+        config = read_json(directory / "config.json", what="model config")
+        self.images: ImageConfig | None = load_processor(directory) if "vision_config" in config else None
+        text = config.get("text_config") or config
+        self.vocab_size = int(text.get("vocab_size", self.tokenizer.vocab_size))
+        self._grammars: Grammars | None = None
+
+    def text(self, asked: PrepareText) -> Prepared:
+        start = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
+        return Prepared(ids=(*start, *self.tokenizer.encode(asked.text)))
+
+    def chat(self, asked: PrepareChat) -> Prepared:
+        if self.template is None:
+            raise InputError("this model has no chat template; use /v1/completions, or fine-tune it on chats")
+        for name in asked.template_args:
+            if name in RESERVED:
+                raise InputError(f"chat_template_kwargs: {name!r} is the server's; leave it out")
+        tools = [] if asked.tool_choice == "none" else asked.tools
+        conversation = read_conversation({"messages": asked.messages, "tools": tools}, "body")
+        self._check_roles(conversation)
+        if conversation.images and self.images is None:
+            raise InputError("the messages have images, and this model sees none; use one that does")
+        expand = image_tokens(self.tokenizer, self.images) if self.images and conversation.images else None
+        rendered = self.template.render(
+            conversation, self.tokenizer, reply=True, image_tokens=expand, **asked.template_args
+        )
+        patches = [preprocess(image, self.images) for image in conversation.images] if self.images else []
+        return Prepared(
+            ids=tuple(rendered.ids),
+            images=tuple(patches),
+            image_positions=tuple(rendered.image_positions),
+            image_digests=tuple(image.digest for image in conversation.images),
+            thinking=rendered.text.rstrip().endswith("<think>"),
+            grammar=self._grammar(asked, tools),
+            spans=tuple((span.start, span.end, span.role) for span in rendered.spans),
+            template_hash=self.template.hash,
+        )
+
+    def _check_roles(self, conversation: Conversation) -> None:
+        if conversation.messages[-1].role == "assistant":
+            raise InputError("messages: the last one is the assistant's; end with what it is to answer")
+
+    def _grammar(self, asked: PrepareChat, tools: list[dict[str, Any]]) -> str:
+        given = {
+            "tool_choice": self._tool_grammar(asked.tool_choice, tools),
+            "response_format": format_grammar(asked.response_format),
+            "guided_regex": regex_grammar(asked.regex) if asked.regex is not None else "",
+            "guided_grammar": lark_grammar(asked.lark) if asked.lark is not None else "",
+        }
+        chosen = {name: grammar for name, grammar in given.items() if grammar}
+        if len(chosen) > 1:
+            raise InputError(f"{' and '.join(chosen)} each ask for a form of the reply; give one of them")
+        grammar = next(iter(chosen.values()), "")
+        if grammar:
+            if self._grammars is None:
+                self._grammars = Grammars(self.tokenizer, self._ends(), self.vocab_size)
+            self._grammars.check(grammar)
+        return grammar
+
+    def _ends(self) -> list[int]:
+        ends = set(self.tokenizer.end_ids)
+        return sorted(ends | set(self.template.end_ids(self.tokenizer)) if self.template else ends)
+
+    def _tool_grammar(self, choice: str | dict[str, Any], tools: list[dict[str, Any]]) -> str:
+        if choice in ("auto", "none"):
+            return ""
+        if choice == "required":
+            return tool_call_grammar(tools, self.tokenizer)
+        function = choice.get("function") if isinstance(choice, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InputError("tool_choice is none, auto, required or {type: function, function: {name: …}}")
+        return tool_call_grammar(tools, self.tokenizer, function["name"])
+
+
+def format_grammar(given: dict[str, Any] | None) -> str:
+    """The grammar of OpenAI's `response_format`; "" for plain text."""
+    if given is None or given.get("type") == "text":
+        return ""
+    if given.get("type") == "json_object":
+        return json_object_grammar()
+    if given.get("type") == "json_schema":
+        named = given.get("json_schema")
+        if not isinstance(named, dict) or "schema" not in named:
+            raise InputError("response_format: json_schema needs {name: …, schema: {…}}")
+        return json_schema_grammar(named["schema"], "response_format.json_schema.schema")
+    raise InputError(f"response_format.type is {given.get('type')!r}; use text, json_object or json_schema")
+
+
+def main(arguments: list[str]) -> int:
+    connection = socket.socket(fileno=int(arguments[0]))
+    limit_memory(MEMORY)
+    preparer = Preparer(Path(arguments[1]))
+    while (asked := read_frame(connection)) is not None:
+        try:
+            if isinstance(asked, PrepareChat):
+                answer = preparer.chat(asked)
+            elif isinstance(asked, PrepareText):
+                answer = preparer.text(asked)
+            else:
+                raise InputError(f"a preparer knows no {type(asked).__name__}")
+        except WhorlError as error:
+            answer = Prepared(error=str(error))
+        except (MemoryError, RecursionError) as error:
+            answer = Prepared(error=f"preparing the prompt took too much memory ({type(error).__name__})")
+        connection.sendall(encode(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
