@@ -67,7 +67,9 @@ def add_handlers(app: FastAPI) -> None:
             405: f"{request.method} is not for {request.url.path}",
         }
         message = words.get(error.status_code, str(error.detail))
-        return error_response(ApiError(error.status_code, message, headers=dict(error.headers or {})))
+        code = "too_large" if error.status_code == 413 else None
+        headers = dict(error.headers or {})
+        return error_response(ApiError(error.status_code, message, code=code, headers=headers))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Sequence
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,8 +77,8 @@ class BodyLimit:
             nonlocal got
             message = await receive()
             got += len(message.get("body", b""))
-            if got > self._size:
-                raise self._error()
+            if got > self._size:  # while a route reads its body, FastAPI lets no other exception through
+                raise HTTPException(413, self._error().message)
             return message
 
         await self.app(scope, counted, send)

@@ -1,0 +1,316 @@
+"""Whatever comes over the line, a correct request is answered right after it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.models.learnt import DARK, conversation_of
+from tests.serve.api.conftest import Server, serving
+
+ASK = [message.to_openai() for message in conversation_of(DARK, "Shade?").messages]
+BODY: dict[str, Any] = {"model": "knows", "messages": ASK, "temperature": 0}
+LONG: dict[str, Any] = {
+    "model": "knows", "messages": [{"role": "user", "content": "x"}], "max_tokens": 400, "ignore_eos": True,
+}  # fmt: skip
+
+
+def answers_right(address: str, **headers: str) -> None:
+    done = httpx.post(f"{address}/v1/chat/completions", json=BODY, headers=headers, timeout=60)
+    assert done.status_code == 200, done.text
+    assert done.json()["choices"][0]["message"]["content"] == "dark"
+
+
+def pages(address: str) -> tuple[float, float, float]:
+    """(free pages, all pages, running) as /metrics tells them."""
+    text = httpx.get(f"{address}/metrics", timeout=10).text
+    values = {line.split("{")[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if "{" in line}
+    return tuple(values[f"whorl_engine_{name}"] for name in ("pages_free", "pages_total", "running"))  # type: ignore[return-value]
+
+
+def wait_until_idle(address: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        free, total, running = pages(address)
+        if free == total and running == 0:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{total - free} pages are not given back, {running} sequences run")
+
+
+async def leave_early(address: str, count: int, seed: int) -> None:
+    draw = random.Random(seed)
+
+    async def one(client: httpx.AsyncClient, stream: bool, patience: float) -> None:
+        body = {**LONG, "stream": stream, "n": draw.choice([1, 1, 3])}
+        try:
+            async with asyncio.timeout(patience):
+                async with client.stream("POST", f"{address}/v1/chat/completions", json=body) as answer:
+                    async for _ in answer.aiter_bytes():
+                        pass
+        except TimeoutError:
+            pass
+
+    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+        left = count
+        while left:
+            some = min(left, 20)
+            await asyncio.gather(
+                *(one(client, draw.random() < 0.5, draw.random() * 0.5) for _ in range(some))
+            )
+            left -= some
+
+
+def test_clients_that_leave_at_any_moment_leave_no_page_behind(server: Server) -> None:
+    asyncio.run(leave_early(server.address, 60, 1))
+    wait_until_idle(server.address)
+    answers_right(server.address)
+
+
+@pytest.mark.soak
+def test_two_hundred_clients_that_leave(server: Server) -> None:
+    asyncio.run(leave_early(server.address, 200, 2))
+    wait_until_idle(server.address)
+    answers_right(server.address)
+
+
+def broken_bodies(count: int) -> Iterator[bytes]:
+    """A correct body with bytes cut, flipped, doubled, or fields of other types put in."""
+    draw = random.Random(0)
+    values: list[Any] = [
+        None,
+        True,
+        -1,
+        1e400,
+        "",
+        "x",
+        [],
+        {},
+        [None],
+        {"a": {}},
+        10**30,
+        "\ud800",
+        [[[]]],
+        0.5,
+    ]
+    for number in range(count):
+        if number % 2:
+            body = dict(BODY)
+            for _ in range(draw.randint(1, 3)):
+                fields = [
+                    *BODY,
+                    "stream",
+                    "n",
+                    "stop",
+                    "tools",
+                    "response_format",
+                    "logit_bias",
+                    "seed",
+                    "tool_choice",
+                    "max_tokens",
+                    "logprobs",
+                    "chat_template_kwargs",
+                    "stream_options",
+                    "top_k",
+                ]
+                body[draw.choice(fields)] = draw.choice(values)
+            yield json.dumps(body).encode("utf-8", "surrogatepass")
+        else:
+            raw = bytearray(json.dumps(BODY).encode())
+            for _ in range(draw.randint(1, 4)):
+                at = draw.randrange(len(raw))
+                raw[at : at + draw.randint(0, 9)] = draw.randbytes(draw.randint(0, 5))
+            yield bytes(raw)
+
+
+@pytest.mark.parametrize("route", ["chat/completions", "completions", "embeddings"])
+def test_malformed_bodies(server: Server, route: str) -> None:
+    with httpx.Client(timeout=60) as client:
+        for body in broken_bodies(170):
+            done = client.post(
+                f"{server.address}/v1/{route}", content=body, headers={"content-type": "application/json"}
+            )
+            assert done.status_code in (200, 400, 404), (body, done.text)
+            if done.status_code != 200:
+                error = done.json()["error"]
+                assert set(error) == {"message", "type", "param", "code"} and "\n" not in error["message"]
+    answers_right(server.address)
+
+
+def test_every_error_has_openai_s_shape(server: Server) -> None:
+    with httpx.Client(base_url=server.address, timeout=30) as client:
+        seen = {
+            404: client.get("/nowhere"),
+            405: client.get("/v1/chat/completions"),
+            400: client.post("/v1/chat/completions", content=b"{"),
+        }
+    for status, answer in seen.items():
+        assert answer.status_code == status and set(answer.json()["error"]) == {
+            "message",
+            "type",
+            "param",
+            "code",
+        }
+    answers_right(server.address)
+
+
+def test_a_body_without_a_stated_length_is_cut_off_at_the_limit(server: Server) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b" " * (1 << 20)
+
+    try:
+        done = httpx.post(f"{server.address}/v1/chat/completions", content=endless(), timeout=30)
+        assert done.status_code == 413 and done.json()["error"]["code"] == "too_large"
+    except httpx.WriteError:
+        pass  # the server has closed before all was sent
+    answers_right(server.address)
+
+
+def test_giant_headers_are_refused(server: Server) -> None:
+    try:
+        done = httpx.get(f"{server.address}/v1/models", headers={"x-big": "x" * (1 << 20)}, timeout=30)
+        assert 400 <= done.status_code < 500
+    except httpx.HTTPError:
+        pass
+    answers_right(server.address)
+
+
+def test_half_a_request_and_silence_hold_up_nobody(server: Server) -> None:
+    host, port = server.address.removeprefix("http://").split(":")
+    sockets = [socket.create_connection((host, int(port))) for _ in range(20)]
+    for one in sockets:
+        one.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    answers_right(server.address)
+    for one in sockets:
+        one.close()
+    answers_right(server.address)
+
+
+# -- servers of their own -------------------------------------------------------------------------
+
+
+def test_a_worker_killed_under_load(learnt_directory: Path) -> None:
+    with serving(model=learnt_directory) as server:
+        client = server.client()
+        seen: list[Any] = []
+
+        def ask(stream: bool) -> None:
+            try:
+                reply = client.post("/chat/completions", body={**LONG, "stream": stream}, cast_to=object)
+                seen.append(reply)
+            except openai.APIError as error:
+                seen.append(error)
+
+        threads = [threading.Thread(target=ask, args=(False,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 20
+        while pages(server.address)[2] < 6 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        workers = [
+            child for child in psutil.Process(server.process.pid).children(recursive=True)
+            if "whorl.serve.worker" in " ".join(child.cmdline())
+        ]  # fmt: skip
+        workers[0].send_signal(signal.SIGKILL)
+        for thread in threads:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in threads), "they are told at once"
+        assert all(isinstance(one, openai.InternalServerError) for one in seen), seen
+        assert "signal 9" in seen[0].message
+        assert httpx.get(f"{server.address}/health").status_code in (200, 503)
+        while httpx.get(f"{server.address}/ready").status_code != 200:
+            time.sleep(0.1)
+        answers_right(server.address)
+        assert "whorl_engine_restarts_total" in httpx.get(f"{server.address}/metrics").text
+        assert any("starting another" in line for line in server.said)
+
+
+def test_keys_limits_queue_proxy_and_adapters(learnt_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# ours\nsecret-1\n\nsecret-2\n")
+    (tmp_path / "metrics").write_text("watcher\n")
+    words = [
+        "--api-key-file", str(tmp_path / "keys"), "--metrics-key-file", str(tmp_path / "metrics"),
+        "--lenient", "true", "--limits.queue", "2", "--limits.body", "20000", "--root-path", "/llm",
+        "--name", "known", "--trusted-proxy", "127.0.0.1",
+    ]  # fmt: skip
+    with serving(*words, model=learnt_directory) as server:
+        bare = server.address.removesuffix("/llm")
+        with httpx.Client(base_url=bare, timeout=30) as client:
+            for path in ("/v1/models", "/metrics", "/openapi.json", "/docs", "/nowhere"):
+                assert client.get(path).status_code == 401
+            assert client.get("/v1/models", headers={"authorization": "Bearer watcher"}).status_code == 401
+            assert client.get("/metrics", headers={"authorization": "Bearer secret-1"}).status_code == 401
+            assert client.get("/metrics", headers={"authorization": "Bearer watcher"}).status_code == 200
+            assert client.get("/health").json() == {"status": "ok"}
+            client.headers["authorization"] = "Bearer secret-2"
+            assert client.get("/v1/models").json()["data"][0]["id"] == "known"
+            large = client.post("/v1/completions", json={"model": "known", "prompt": "x" * 30_000})
+            assert large.status_code == 413
+            busy = client.post(
+                "/v1/completions", json={"model": "known", "prompt": "x", "n": 3, "max_tokens": 2}
+            )
+            assert busy.status_code == 429 and busy.headers["retry-after"] == "1"
+            odd = client.post(
+                "/v1/completions", json={"model": "known", "prompt": "x", "max_tokens": 1, "wat": 1}
+            )
+            assert odd.status_code == 200 and odd.headers["x-whorl-ignored"] == "wat"
+            wrong = client.post("/v1/load_lora_adapter", json={"lora_name": "a", "lora_path": "/nowhere"})
+            assert wrong.status_code == 400 and "adapter" in wrong.json()["error"]["message"]
+
+
+def test_sigterm_lets_what_runs_end_and_then_leaves(learnt_directory: Path) -> None:
+    with serving(model=learnt_directory) as server:
+        client = server.client()
+        stream = client.post(
+            "/chat/completions", body={**LONG, "stream": True}, cast_to=object, stream=True,
+            stream_cls=openai.Stream[Any],
+        )  # fmt: skip
+        chunks = iter(stream)
+        next(chunks)
+        server.process.send_signal(signal.SIGTERM)
+        rest = list(chunks)
+        assert rest[-1]["choices"][0]["finish_reason"] == "length"  # type: ignore[index]
+        assert server.process.wait(30) in (0, -signal.SIGTERM)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{server.address}/health")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "there is no model directory"),
+        (["--adapter", "x"], "NAME=DIR"),
+        (["--trusted-proxy", "everyone"], "--trusted-proxy everyone"),
+        (["--root-path", "x"], "--root-path x"),
+        (["--engine.bugdet", "3"], "did you mean --engine.budget"),
+        (["--api-key-file", "nowhere"], "cannot be read"),
+        (["--memory", "0.0000001"], "--memory"),
+    ],
+    ids=str,
+)
+def test_mistakes_at_the_start_are_one_line_and_exit_2(
+    learnt_directory: Path, words: list[str], said: str
+) -> None:
+    import sys
+
+    model = [] if words == ["nowhere"] else [str(learnt_directory)]
+    command = [sys.executable, "-m", "whorl", "serve", *model, "--port", "0", "--device", "cpu", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=os.environ)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert said in done.stderr.splitlines()[-1]
