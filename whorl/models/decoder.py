@@ -23,10 +23,14 @@ class Projection:
 
     weight: Tensor
     soft_cap: float
+    packed: Callable[[Tensor], Tensor] | None = None  # a quantised copy of the matrix, which wins
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """hidden [T, d] → logits [T, V] in fp32."""
-        logits = (hidden @ self.weight.to(hidden.dtype).T).float()
+        if self.packed is not None:
+            logits = self.packed(hidden).float()
+        else:
+            logits = (hidden @ self.weight.to(hidden.dtype).T).float()
         return self.soft_cap * torch.tanh(logits / self.soft_cap) if self.soft_cap else logits
 
 
@@ -52,6 +56,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.final_norm = Norm(config.d_model, config) if config.final_norm else None
         self.head = None if config.tied else Linear(width, config.vocab_size, bias=False)
+        self.packed_head: nn.Module | None = None
         self.vision = VisionTower(config.vision) if config.vision else None
         self.projector = Projector(config.vision, config.d_model) if config.vision else None
 
@@ -80,7 +85,7 @@ class Decoder(nn.Module):
     @property
     def projection(self) -> Projection:
         weight = self.embed.weight if self.head is None else self.head.weight
-        return Projection(weight, self.config.logit_soft_cap or 0.0)
+        return Projection(weight, self.config.logit_soft_cap or 0.0, self.packed_head)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [T, d] → logits [T, V] in fp32, after the soft cap."""

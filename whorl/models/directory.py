@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from whorl.base.errors import InputError
+from whorl.base.errors import DataError, InputError
 from whorl.base.files import read_json, write_json
 from whorl.models.config import ModelConfig
 from whorl.models.decoder import Decoder
 from whorl.models.families import Family, config_from_hf, config_to_hf
+from whorl.models.quantise import (
+    FIELD,
+    QuantLinear,
+    Scheme,
+    frame,
+    read_scheme,
+    scheme_of,
+    stored_packed,
+    unquantised,
+    write_scheme,
+)
 from whorl.models.weights import SHARD_BYTES, Checkpoint, write_weights
 
 if TYPE_CHECKING:
@@ -41,19 +52,21 @@ def load(
     With `dtype` None the parameters keep the dtype they are stored in and the model computes in the
     one that `config.json` states (else in the stored one): what a model was trained and saved with.
     A given `dtype` is that of both. For training in bf16 on fp32 masters, load with fp32 and set
-    `model.compute_dtype`. `adapter` is a PEFT directory to put on top.
+    `model.compute_dtype`. `adapter` is a PEFT directory to put on top. Packed weights and their scales
+    (`quantization_config`, compressed-tensors' pack-quantized) stay as they are stored.
 
     `InputError` and `DataError` name the file and the field or tensor that is wrong; nothing is read
     before every name and shape fits.
     """
     directory = model_directory(path)
     config, family, values = read_config(directory)
-    model, shapes = _empty(config)
-    wanted = family.tensors(config)
+    model, shapes = _empty(config, read_scheme(values, directory / "config.json"))
+    wanted = stored_packed(family.tensors(config), shapes)
     with Checkpoint(directory, family) as checkpoint:
         checkpoint.check(wanted, shapes, config.tied)
         model.compute_dtype = dtype or _stated_dtype(values, directory) or checkpoint.dtype(wanted)
         state = dict(checkpoint.read(wanted, shapes, dtype, device))
+    _check_packed(model, state, directory)
     model.load_state_dict(state, assign=True)
     model.family = text_type(values)
     model.eval()
@@ -107,12 +120,15 @@ def save_state(
         raise InputError("an image processor is saved with the tokenizer that has its image token; give both")
     directory = Path(path)
     values, kind = config_to_hf(config, family)
+    wanted, scheme = stored_packed(kind.tensors(config), state), scheme_of(state)
+    if scheme is not None:
+        values[FIELD] = write_scheme(scheme, unquantised(wanted, state))
     ids = _token_ids(tokenizer)
     values |= {"torch_dtype": str(compute_dtype).removeprefix("torch.")} | ids
     if "text_config" in values:
         values["text_config"] |= ids
     directory.mkdir(parents=True, exist_ok=True)
-    write_weights(directory, kind.tensors(config), state, dtype=dtype, shard_bytes=shard_bytes)
+    write_weights(directory, wanted, state, dtype=dtype, shard_bytes=shard_bytes)
     if tokenizer is not None:
         tokenizer.save(directory)
     if template is not None:
@@ -129,10 +145,28 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return _empty(config)[1]
 
 
-def _empty(config: ModelConfig) -> tuple[Decoder, dict[str, tuple[int, ...]]]:
+def stored_shapes(config: ModelConfig, scheme: Scheme | None) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a state dict: as `parameter_shapes`, with packed weights."""
+    return _empty(config, scheme)[1]
+
+
+def _empty(config: ModelConfig, scheme: Scheme | None = None) -> tuple[Decoder, dict[str, tuple[int, ...]]]:
     with torch.device("meta"):
         model = Decoder(config)
-    return model, {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        if scheme is not None:
+            frame(model, scheme)
+    return model, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _check_packed(model: Decoder, state: Mapping[str, Tensor], directory: Path) -> None:
+    """A packed weight's own record of its shape must be the config's."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantLinear):
+            have, need = state[f"{name}.weight_shape"].tolist(), [module.out_features, module.in_features]
+            if have != need:
+                raise DataError(
+                    f"{directory}: the weight_shape of {name} is {have}, but config.json asks for {need}"
+                )
 
 
 def read_config(path: str | Path) -> tuple[ModelConfig, Family, dict[str, Any]]:
@@ -142,7 +176,8 @@ def read_config(path: str | Path) -> tuple[ModelConfig, Family, dict[str, Any]]:
     values = read_json(file, what="model config")
     if not isinstance(values, dict):
         raise InputError(f"{file} is not a JSON object")
-    config, family = config_from_hf(values, file)
+    read_scheme(values, file)  # refused here when it is not ours; what is ours changes no axis
+    config, family = config_from_hf({k: v for k, v in values.items() if k != FIELD}, file)
     return config, family, values
 
 

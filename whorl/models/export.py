@@ -27,12 +27,14 @@ def export_model(
     target: str | Path,
     *,
     adapter: str | Path | None = None,
+    quantise: tuple[str, int] | None = None,
     dtype: torch.dtype | None = None,
     family: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write the model of `source` to `target`, a new or empty directory, with its tokenizer, template
     and processor; `adapter` is merged into the weights first, and its own tokenizer and template win.
+    `quantise` is the kind and group of `whorl.models.quantise.quantise`, applied after it.
 
     `dtype` None keeps the stored one. `family` names another `model_type` that expresses the same
     model; `InputError` where it does not.
@@ -47,6 +49,10 @@ def export_model(
         merge(model)
     if family is not None:
         check_family(model.config, family)
+    if quantise is not None:
+        from whorl.models.quantise import quantise as put_into_bits
+
+        put_into_bits(model, *quantise)
     folders = [source] if adapter is None else [source, Path(adapter)]
     with_tokenizer = [folder for folder in folders if (folder / "tokenizer.json").is_file()]
     tokenizer = Tokenizer.load(with_tokenizer[-1]) if with_tokenizer else None

@@ -10,8 +10,9 @@ from typing import Any
 from whorl.base.errors import InputError
 from whorl.base.files import read_json
 from whorl.models.config import ModelConfig
-from whorl.models.directory import model_directory, parameter_shapes, read_config
+from whorl.models.directory import model_directory, parameter_shapes, read_config, stored_shapes
 from whorl.models.hub import RECORD
+from whorl.models.quantise import read_scheme, stored_packed
 from whorl.models.weights import Checkpoint, read_header, weight_files, weight_version
 
 PARTS = {
@@ -32,8 +33,10 @@ def describe(path: str | Path) -> dict[str, Any]:
     directory = model_directory(path)
     config, family, values = read_config(directory)
     shapes = parameter_shapes(config)
+    scheme = read_scheme(values, directory / "config.json")
+    stored = stored_shapes(config, scheme)
     with Checkpoint(directory, family) as checkpoint:
-        checkpoint.check(family.tensors(config), shapes, config.tied)
+        checkpoint.check(stored_packed(family.tensors(config), stored), stored, config.tied)
     files = weight_files(directory)
     headers = [entry for file in files for entry in read_header(file).values()]
     return {
@@ -42,6 +45,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "architecture": family.architecture,
         "parameters": _parameters(shapes),
         "stored_dtypes": dict(Counter(entry["dtype"] for entry in headers)),
+        "quantisation": None if scheme is None else {"kind": scheme.kind, "group": scheme.group or None},
         "compute_dtype": values.get("dtype", values.get("torch_dtype")),
         "bytes": sum(file.stat().st_size for file in files),
         "files": len(files),

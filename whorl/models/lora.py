@@ -22,7 +22,7 @@ def inject(model: Decoder, config: LoraConfig, *, seed: int = 0) -> Decoder:
     the model has adapters already. Returns `model`, changed in place.
     """
     refuse_adapted(model)
-    linears = {name: module for name, module in model.layers.named_modules() if type(module) is Linear}
+    linears = {name: module for name, module in model.layers.named_modules() if isinstance(module, Linear)}
     known = {ending(name) for name in linears}
     targets = known if config.targets is None else set(config.targets)
     if missing := sorted(targets - known):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class LoraLinear(nn.Module):
     def __init__(self, base: Linear, rank: int, alpha: float, dropout: float, rslora: bool) -> None:
         super().__init__()
         self.base, self.rank, self.alpha, self.rslora = base, rank, alpha, rslora
-        device = base.weight.device
+        device = next(chain(base.parameters(), base.buffers())).device  # a packed weight is a buffer
         self.lora_a = Linear(base.in_features, rank, bias=False, device=device, dtype=torch.float32)
         self.lora_b = Linear(rank, base.out_features, bias=False, device=device, dtype=torch.float32)
         self.dropout = nn.Dropout(dropout)
@@ -43,6 +44,8 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> Linear:
         """The base with the adapter added to its weight, in the weight's dtype."""
+        if "weight" not in self.base._parameters:
+            raise InputError("the model under the adapter is quantised; merge into its unquantised form")
         change = self.lora_b.weight.float() @ self.lora_a.weight.float() * self.scale
         weight = self.base.weight
         weight.copy_((weight.float() + change).to(weight.dtype))

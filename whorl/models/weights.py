@@ -26,6 +26,8 @@ from whorl.models.families.family import Family, Stored
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SHARD_BYTES = 5_000_000_000
+INTEGERS = {"weight_packed": "I32", "weight_shape": "I64"}  # by the end of a tensor's name
+AS_STORED = (*INTEGERS, "weight_scale")  # never cast: parts of a quantised weight
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -138,10 +140,10 @@ class Checkpoint:
         for stored in wanted:
             path, name, handle = self.files[stored.name]
             header = handle.get_slice(name)
-            if header.get_dtype() not in FLOATS:
-                raise DataError(
-                    f"{path}: tensor {name} is {header.get_dtype()}; Whorl reads {', '.join(FLOATS)}"
-                )
+            integer = INTEGERS.get(stored.name.rsplit(".", 1)[-1])
+            if header.get_dtype() not in ([integer] if integer else FLOATS):
+                known = integer or ", ".join(FLOATS)
+                raise DataError(f"{path}: tensor {name} is {header.get_dtype()}; Whorl reads {known}")
             have, need = tuple(header.get_shape()), stored_shape(stored, shapes)
             if have != need:
                 raise DataError(
@@ -169,7 +171,8 @@ class Checkpoint:
             pieces = tensor.split(sizes) if len(sizes) > 1 else (tensor,)
             for part, piece in zip(stored.parts, pieces, strict=True):
                 # A copy, so that neither the file's mapping nor its alignment stays with the parameter.
-                fresh = torch.empty(shapes[part], dtype=dtype or piece.dtype, device=device)
+                kind = piece.dtype if part.endswith(AS_STORED) else dtype or piece.dtype
+                fresh = torch.empty(shapes[part], dtype=kind, device=device)
                 yield part, fresh.copy_(piece.reshape(shapes[part]))
 
     def _tensor(self, name: str) -> Tensor:
@@ -289,7 +292,11 @@ def _shards(
 
 
 def _bytes(stored: Stored, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> int:
-    return sum(state[part].numel() * (dtype or state[part].dtype).itemsize for part in stored.parts)
+    return sum(state[part].numel() * (_written(part, state[part], dtype)).itemsize for part in stored.parts)
+
+
+def _written(part: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return tensor.dtype if dtype is None or part.endswith(AS_STORED) else dtype
 
 
 def _shard_name(number: int, count: int) -> str:
@@ -303,7 +310,7 @@ def _pack(stored: Stored, state: Mapping[str, Tensor], dtype: torch.dtype | None
         tensor = tensor.T
     if stored.shape is not None:
         tensor = tensor.reshape(stored.shape)
-    return tensor.to(dtype or tensor.dtype).contiguous()
+    return tensor.to(_written(stored.parts[0], tensor, dtype)).contiguous()
 
 
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
