@@ -1,0 +1,109 @@
+"""A task without code: a file of questions, one JSON object a line.
+
+    {"prompt": "2+2?", "reference": "4", "grade": "exact"}
+
+`prompt` is a text or a list of messages in OpenAI's form; `grade` "exact" (the reply is the reference,
+but for case and white space), "contains" (the reference is somewhere in it) or "judge" (another model
+reads both and says).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from whorl.base.errors import DataError, InputError
+from whorl.base.nouns import Conversation, Message, SamplingParams, Trace
+from whorl.tasks.task import Example, Grade
+from whorl.text.forms import read_conversation
+from whorl.text.records import read_records
+
+GRADES = ("exact", "contains", "judge")
+JUDGE = """You compare an answer with a reference answer to the same question.
+
+Question:
+{question}
+
+Reference answer:
+{reference}
+
+Answer to judge:
+{answer}
+
+Is the answer right: does it say what the reference says, whatever its wording and length? Reply with
+one line and nothing else: "verdict: right" or "verdict: wrong"."""
+
+
+class JudgeClient(Protocol):
+    async def reply(self, conversation: Conversation, params: SamplingParams) -> Trace: ...
+
+
+class OwnTask:
+    """The questions of a file. `judge` is asked where a line's grade is "judge"."""
+
+    def __init__(self, path: str | Path, judge: JudgeClient | None = None) -> None:
+        self.path, self._judge = Path(path), judge
+        self.name = self.path.stem
+        self._examples = [_example(record, where) for where, record in read_records(self.path)]
+        if not self._examples:
+            raise InputError(f"{path} holds no question; write one JSON object a line")
+        judged = next((one for one in self._examples if one.meta["grade"] == "judge"), None)
+        if judged is not None and judge is None:
+            raise InputError(f"{path}: {judged.id} is graded by a judge; say which with --judge URL")
+
+    def examples(self, split: str) -> Iterator[Example]:
+        if split != "test":
+            raise InputError(f"{self.path} has one split, test; there is no {split!r}")
+        return iter(self._examples)
+
+    async def grade(self, example: Example, trace: Trace) -> Grade:
+        answer, wanted = _folded(trace.message.text), _folded(example.reference)
+        kind = example.meta["grade"]
+        if kind == "judge":
+            return await self._judged(example, trace.message.text)
+        right = answer == wanted if kind == "exact" else wanted in answer
+        return Grade(score=float(right), reason="" if right else f"wanted {example.reference[:80]!r}")
+
+    async def _judged(self, example: Example, answer: str) -> Grade:
+        """A verdict that is none counts as wrong, and says so."""
+        assert self._judge is not None
+        question = "\n".join(message.text for message in example.conversation.messages)
+        text = JUDGE.format(question=question, reference=example.reference, answer=answer)
+        asked = Conversation(messages=(Message(role="user", content=(text,)),))
+        said = (await self._judge.reply(asked, SamplingParams(max_tokens=200))).message.text
+        verdicts = re.findall(r"verdict:\s*(right|wrong)", said.lower())
+        if len(set(verdicts)) != 1:
+            return Grade(
+                score=0.0, parts={"no_verdict": 1.0}, reason=f"the judge gave no verdict: {said[:80]!r}"
+            )
+        return Grade(
+            score=float(verdicts[0] == "right"), reason="" if verdicts[0] == "right" else "judged wrong"
+        )
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _example(record: Any, where: str) -> Example:
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: a question is a JSON object with prompt, reference and grade")
+    unknown = sorted(set(record) - {"prompt", "reference", "grade", "id"})
+    if unknown:
+        raise DataError(
+            f"{where}: {unknown[0]!r} is no field of a question; there are prompt, reference, grade, id"
+        )
+    prompt, reference, grade = (record.get(name) for name in ("prompt", "reference", "grade"))
+    if grade not in GRADES:
+        raise DataError(f"{where}: grade is {json.dumps(grade)}; it is one of {', '.join(GRADES)}")
+    if not isinstance(reference, str) or not reference.strip():
+        raise DataError(f"{where}: reference is missing or empty; write the right answer")
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt else prompt
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f"{where}: prompt is missing; write a text, or a list of messages")
+    conversation = read_conversation({"messages": messages}, where)
+    id = str(record.get("id") or where.rsplit("/", 1)[-1])
+    return Example(id=id, conversation=conversation, reference=reference, meta={"grade": grade})
