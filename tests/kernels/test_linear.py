@@ -12,7 +12,7 @@ from torch import Tensor
 from whorl.kernels import native
 from whorl.kernels import quantise as packing
 from whorl.kernels.device import compiler_available
-from whorl.kernels.linear import ROWS, linear
+from whorl.kernels.linear import ROWS, TILED_ROWS, linear
 from whorl.kernels.quantise import dequantise, pack, quantise, quantised_linear, unpack
 
 SHAPES = [(64, 96), (70, 32), (33, 77), (5, 40), (300, 1056)]  # out, in: whole tiles, ragged ones, none
@@ -110,10 +110,12 @@ def test_the_op() -> None:
 
 # -- quantised -----------------------------------------------------------------------------------
 
+QUANTISED = native.kernels().quantised
+ROUNDED = QUANTISED is not None and QUANTISED.rounded is not None
 KINDS = [(8, 0), (4, 32), (4, 64), (4, 128)]
 
 
-@pytest.mark.skipif(native.kernels().quantised is None, reason="no C++ compiler, or no VNNI")
+@pytest.mark.skipif(not ROUNDED, reason="no C++ compiler, or no VNNI")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("bits", "group"), KINDS)
 def test_a_row_is_the_same_bits_in_any_batch_quantised(bits: int, group: int, dtype: torch.dtype) -> None:
@@ -134,6 +136,41 @@ def test_how_far_a_product_is_off(bits: int, group: int, bound: float) -> None:
     share = float((made - wanted).norm() / wanted.norm())
     print(f"{bits} bits, groups of {group or 512}: {share:.4f} of the norm")
     assert share < bound
+
+
+@pytest.mark.skipif(QUANTISED is None, reason="no C++ compiler")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("bits", "group"), KINDS)
+def test_unpacking_gives_the_very_weights(bits: int, group: int, dtype: torch.dtype) -> None:
+    assert QUANTISED is not None
+    packed, scale = quantise(draw(torch.float32, 37, 384), bits, group)
+    made = QUANTISED.unpack(packed, scale, bits, 384, dtype)
+    assert torch.equal(made, dequantise(packed, scale, bits, 384, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("bits", "group"), KINDS)
+@pytest.mark.parametrize("rows", [packing.ROWS + 1, 63, packing.TILED_ROWS, packing.TILED_ROWS + 1])
+def test_many_rows_take_the_dequantised_weights(rows: int, bits: int, group: int, dtype: torch.dtype) -> None:
+    x, packing_of = draw(dtype, rows, 384), quantise(draw(torch.float32, 45, 384), bits, group)
+    wanted = x.double() @ dequantise(*packing_of, bits, 384, dtype).double().T
+    difference = (quantised_linear(x, *packing_of, bits).double() - wanted).abs().max() / wanted.abs().max()
+    assert float(difference) < (1e-5 if dtype == torch.float32 else 5e-3)
+
+
+@pytest.mark.parametrize(("bits", "group"), KINDS)
+def test_tiles_are_the_same_bits_in_any_batch(bits: int, group: int) -> None:
+    plain = native.kernels().linear
+    if plain is None or not plain.tiles(384, 45):
+        pytest.skip("no AMX, or no C++ compiler: more than 16 rows are F.linear's, which has no fixed order")
+    x, weight = draw(torch.bfloat16, packing.TILED_ROWS, 384), draw(torch.float32, 45, 384)
+    packed, scale = quantise(weight, bits, group)
+    whole, half = quantised_linear(x, packed, scale, bits), weight.bfloat16()
+    dense = linear(x[:TILED_ROWS], half)
+    for rows in (packing.ROWS + 1, 32, 33, 48, 100):
+        assert torch.equal(quantised_linear(x[:rows], packed, scale, bits), whole[:rows])
+    for rows in (1, 16, 17, 32, 33, 48):
+        assert torch.equal(linear(x[:rows], half), dense[:rows])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -163,19 +163,21 @@ void rows(const typename T::element* x, const typename T::element* w, const type
   }
 }
 
-template <class T>
-void linear(const typename T::element* x, const typename T::element* w, const typename T::element* bias,
+// `rows_of(row, count)` are rows of W, [count, in].
+template <class T, class Rows>
+void linear(const typename T::element* x, const Rows& rows_of, const typename T::element* bias,
             typename T::element* y, int64_t n, int64_t in, int64_t out, int threads) {
   const int64_t blocks = (out + ROWS - 1) / ROWS;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t number = 0; number < blocks; ++number) {
     const int64_t row = number * ROWS;
     const auto* shift = bias ? bias + row : nullptr;
+    const auto* w = rows_of(row, std::min<int64_t>(ROWS, out - row));
     if (row + ROWS <= out) {
-      rows<T, ROWS>(x, w + row * in, shift, y + row, n, in, out);
+      rows<T, ROWS>(x, w, shift, y + row, n, in, out);
     } else {
       for (int64_t one = row; one < out; ++one)
-        rows<T, 1>(x, w + one * in, bias ? bias + one : nullptr, y + one, n, in, out);
+        rows<T, 1>(x, w + (one - row) * in, bias ? bias + one : nullptr, y + one, n, in, out);
     }
   }
 }
@@ -264,7 +266,9 @@ void tile_block(const bits* pairs, int64_t strips, int64_t first, const bits* w,
         y[row * out + at] = narrow(sums[strip][at][row % TILE] + (bias ? widen(bias[at]) : 0.f));
 }
 
-void tiled(const bits* x, const bits* w, const bits* bias, bits* y, int64_t n, int64_t in, int64_t out,
+// `rows(row)` are the TILE_ROWS rows of W from `row` on, [32, in].
+template <class Rows>
+void tiled(const bits* x, const Rows& rows, const bits* bias, bits* y, int64_t n, int64_t in, int64_t out,
            int threads) {
   const int64_t strips = (n + TILE - 1) / TILE;
   static thread_local std::vector<bits> space;  // kept: fresh pages cost more than the packing
@@ -279,10 +283,10 @@ void tiled(const bits* x, const bits* w, const bits* bias, bits* y, int64_t n, i
 #pragma omp for schedule(static)
     for (int64_t number = 0; number < blocks; ++number) {
       const int64_t row = std::min(number * TILE_ROWS, out - TILE_ROWS);  // the last one reaches back
-      const bits* shift = bias ? bias + row : nullptr;
+      const bits *shift = bias ? bias + row : nullptr, *w = rows(row, TILE_ROWS);
       for (int64_t strip = 0; strip < strips; strip += 2) {
-        if (strip + 2 <= strips) tile_block<2>(pairs, strips, strip, w + row * in, shift, y + row, n, in, out);
-        else tile_block<1>(pairs, strips, strip, w + row * in, shift, y + row, n, in, out);
+        if (strip + 2 <= strips) tile_block<2>(pairs, strips, strip, w, shift, y + row, n, in, out);
+        else tile_block<1>(pairs, strips, strip, w, shift, y + row, n, in, out);
       }
     }
   }
@@ -295,8 +299,111 @@ inline bool fits_tiles(int64_t in, int64_t out) {
 }
 #else
 inline bool fits_tiles(int64_t, int64_t) { return false; }
-void tiled(const bits*, const bits*, const bits*, bits*, int64_t, int64_t, int64_t, int) {}
+template <class Rows>
+void tiled(const bits*, const Rows&, const bits*, bits*, int64_t, int64_t, int64_t, int) {}
 #endif
+
+// -- rows of W from 8 or 4 bits -----------------------------------------------------------------------
+
+struct Packed {
+  const uint8_t* codes;  // [out, stride] bytes: code + 128, or nibbles + 8, the even element low
+  const bits* scale;     // [out, groups]
+  int64_t in, stride, groups;
+  int bit;
+};
+
+inline bits narrow_finite(float value) {  // as `narrow`, for the compiler to make vectors of
+  uint32_t wide;
+  std::memcpy(&wide, &value, 4);
+  return bits((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
+}
+inline void put(float value, float* to) { *to = value; }
+inline void put(float value, bits* to) { *to = narrow_finite(value); }
+
+// As many of the first of `count` codes as fit whole vectors; the rest is the plain loop's.
+template <class E>
+int64_t unpack_whole(const uint8_t*, int64_t, int, float, E*) { return 0; }
+
+#if defined(__AVX512BF16__)
+template <>
+int64_t unpack_whole(const uint8_t* codes, int64_t count, int bit, float scale, bits* out) {
+  const __m512 factor = _mm512_set1_ps(scale), shift = _mm512_set1_ps(scale * (bit == 8 ? -128 : -8));
+  const __m128i nibble = _mm_set1_epi8(15);
+  const auto value = [&](__m128i code) {  // code · scale − zero · scale, rounded once
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(code)), factor, shift);
+  };
+  int64_t k = 0;
+  for (; k + 32 <= count; k += 32) {
+    const auto* from = reinterpret_cast<const __m128i*>(codes + k * bit / 8);
+    __builtin_prefetch(codes + k * bit / 8 + 2 * AHEAD);
+    __m128i first = _mm_loadu_si128(from), second;
+    if (bit == 8) {
+      second = _mm_loadu_si128(from + 1);
+    } else {
+      const __m128i even = _mm_and_si128(first, nibble), odd = _mm_and_si128(_mm_srli_epi16(first, 4), nibble);
+      first = _mm_unpacklo_epi8(even, odd);
+      second = _mm_unpackhi_epi8(even, odd);
+    }
+    _mm512_storeu_si512(out + k, (__m512i)_mm512_cvtne2ps_pbh(value(second), value(first)));
+  }
+  return k;
+}
+#endif
+
+template <class E>
+void unpack_row(const Packed& w, int64_t row, E* out) {
+  const int64_t group = w.in / w.groups;
+  for (int64_t at = 0; at < w.groups; ++at, out += group) {
+    const float scale = widen(w.scale[row * w.groups + at]);
+    const uint8_t* codes = w.codes + row * w.stride + at * group * w.bit / 8;
+    const int64_t done = unpack_whole(codes, group, w.bit, scale, out);
+    if (w.bit == 8) {
+#pragma omp simd
+      for (int64_t k = done; k < group; ++k) put(float(int(codes[k]) - 128) * scale, out + k);
+    } else {
+      const int64_t pairs = group / 2;
+#pragma omp simd
+      for (int64_t k = done / 2; k < pairs; ++k) {
+        put(float(int(codes[k] & 15) - 8) * scale, out + 2 * k);
+        put(float(int(codes[k] >> 4) - 8) * scale, out + 2 * k + 1);
+      }
+      if (group % 2) put(float(int(codes[pairs] & 15) - 8) * scale, out + 2 * pairs);
+    }
+  }
+}
+
+// The rows asked for, unpacked into this thread's own memory, which a core's caches hold.
+template <class E>
+struct Unpacking {
+  Packed w;
+  const E* operator()(int64_t row, int64_t count) const {
+    static thread_local std::vector<E> space;
+    if (int64_t(space.size()) < count * w.in) space.resize(count * w.in);
+    for (int64_t at = 0; at < count; ++at) unpack_row(w, row + at, space.data() + at * w.in);
+    return space.data();
+  }
+};
+
+template <class E>
+struct Dense {
+  const E* w;
+  int64_t in;
+  const E* operator()(int64_t row, int64_t) const { return w + row * in; }
+};
+
+template <class Rows>
+void multiply(const bits* x, const Rows& rows, const bits* bias, bits* y, int64_t n, int64_t in, int64_t out,
+              int threads) {
+  if (in * out < WORTH_THREADS) threads = 1;
+  if (fits_tiles(in, out)) tiled(x, rows, bias, y, n, in, out, threads);
+  else linear<Brain>(x, rows, bias, y, n, in, out, threads);
+}
+
+template <class Rows>
+void multiply(const float* x, const Rows& rows, const float* bias, float* y, int64_t n, int64_t in, int64_t out,
+              int threads) {
+  linear<Single>(x, rows, bias, y, n, in, out, in * out < WORTH_THREADS ? 1 : threads);
+}
 
 }  // namespace
 
@@ -306,13 +413,39 @@ extern "C" bool whorl_linear_tiles(int64_t in, int64_t out) { return fits_tiles(
 // x [n, in], w [out, in], y [n, out], bias [out] or null; all contiguous and of one type.
 extern "C" void whorl_linear_bf16(const bits* x, const bits* w, const bits* bias, bits* y, int64_t n, int64_t in,
                                   int64_t out, int threads) {
-  if (in * out < WORTH_THREADS) threads = 1;
-  if (fits_tiles(in, out)) tiled(x, w, bias, y, n, in, out, threads);
-  else linear<Brain>(x, w, bias, y, n, in, out, threads);
+  multiply(x, Dense<bits>{w, in}, bias, y, n, in, out, threads);
 }
 
 extern "C" void whorl_linear_f32(const float* x, const float* w, const float* bias, float* y, int64_t n, int64_t in,
                                  int64_t out, int threads) {
-  if (in * out < WORTH_THREADS) threads = 1;
-  linear<Single>(x, w, bias, y, n, in, out, threads);
+  multiply(x, Dense<float>{w, in}, bias, y, n, in, out, threads);
+}
+
+// W in bf16 or fp32 from its codes, rows [0, rows).
+extern "C" void whorl_unpack_bf16(const uint8_t* packed, const bits* scale, bits* w, int64_t in, int64_t rows,
+                                  int64_t stride, int64_t groups, int bit, int threads) {
+  const Packed from{packed, scale, in, stride, groups, bit};
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t row = 0; row < rows; ++row) unpack_row(from, row, w + row * in);
+}
+
+extern "C" void whorl_unpack_f32(const uint8_t* packed, const bits* scale, float* w, int64_t in, int64_t rows,
+                                 int64_t stride, int64_t groups, int bit, int threads) {
+  const Packed from{packed, scale, in, stride, groups, bit};
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t row = 0; row < rows; ++row) unpack_row(from, row, w + row * in);
+}
+
+// The same with W [out, in] in 8 or 4 bits, in rows of `stride` bytes, and its scales [out, groups] in bf16;
+// x is not rounded, W is, to x's type.
+extern "C" void whorl_unpacked_bf16(const bits* x, const uint8_t* packed, const bits* scale, const bits* bias,
+                                    bits* y, int64_t n, int64_t in, int64_t out, int64_t stride, int64_t groups,
+                                    int bit, int threads) {
+  multiply(x, Unpacking<bits>{{packed, scale, in, stride, groups, bit}}, bias, y, n, in, out, threads);
+}
+
+extern "C" void whorl_unpacked_f32(const float* x, const uint8_t* packed, const bits* scale, const float* bias,
+                                   float* y, int64_t n, int64_t in, int64_t out, int64_t stride, int64_t groups,
+                                   int bit, int threads) {
+  multiply(x, Unpacking<float>{{packed, scale, in, stride, groups, bit}}, bias, y, n, in, out, threads);
 }

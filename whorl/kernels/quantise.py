@@ -8,6 +8,8 @@ Symmetric: w = q · scale.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +18,11 @@ from whorl.kernels import native
 
 GROUPS = (32, 64, 128)
 BITS = {"int8": 8, "int4": 4}
-ROWS = 16  # up to here the packed kernel runs, beyond it W is dequantised
+# Which way, by the rows of x, measured at 1024 × 3072 and 3072 × 1024. Up to ROWS x is rounded to 8 bits
+# (VNNI): at 1 row 2–3× as fast as unpacking W, about the same at 16. Up to TILED_ROWS, with AMX, W is
+# unpacked a block of rows at a time in cache: at 64 rows 0.8× the time of F.linear on bf16 weights.
+# Beyond, oneDNN's matmul is worth unpacking W first.
+ROWS, TILED_ROWS = 16, 128
 STRETCH = (1.0, 0.97, 0.94, 0.91, 0.88)  # shares of the whole range that are tried for int4's scale
 BLOCK_ELEMENTS = 1 << 24  # of a matrix, quantised or dequantised at a time
 
@@ -84,7 +90,8 @@ def quantised_linear(
     """As `reference`, the fast way; the gradient of x flows, packed weights have none.
 
     Up to ROWS rows on a CPU with VNNI each 32 elements of x are rounded to 8 bits (as llama.cpp does),
-    and a row's result is the same bits in any batch. Else W is dequantised to x's dtype, block by block.
+    and a row's result is the same bits in any batch of up to ROWS. Else x stays as it is and W is
+    dequantised to x's dtype, block by block: ROWS + 1 rows are other bits than ROWS.
     """
     bias = None if bias is None else bias.to(x.dtype)
     if torch.compiler.is_compiling():
@@ -95,25 +102,36 @@ def quantised_linear(
 
 
 def _quantised_linear(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
-    rows, groups = x.numel() // max(x.shape[-1], 1), scale.shape[1]
-    if (
-        0 < rows <= ROWS
-        and (groups == 1 or (bits == 4 and x.shape[-1] // groups in GROUPS))
-        and x.device.type == "cpu"
+    rows, inner, groups = x.numel() // max(x.shape[-1], 1), x.shape[-1], scale.shape[1]
+    kernel = native.kernels()
+    fits = (
+        x.device.type == "cpu"
         and x.dtype in (torch.bfloat16, torch.float32)
         and scale.dtype == torch.bfloat16
-        and (kernel := native.kernels().quantised)
-    ):
-        return kernel(x, packed, scale, bits, bias)
-    return _portable(x, packed, scale, bits, bias)
+        and (groups == 1 or (bits == 4 and inner // groups in GROUPS))
+    )
+    if rows == 0 or not fits or kernel.quantised is None or kernel.linear is None:
+        return _portable(x, packed, scale, bits, bias)
+    if rows <= ROWS and kernel.quantised.rounded is not None:
+        return kernel.quantised.rounded(x, packed, scale, bits, bias)
+    if rows <= TILED_ROWS and x.dtype == torch.bfloat16 and kernel.linear.tiles(inner, packed.shape[0]):
+        return kernel.quantised.unpacked(x, packed, scale, bits, bias)
+    return _in_blocks(x, packed, scale, bits, bias, kernel.quantised.unpack)
 
 
 def _portable(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
+    return _in_blocks(x, packed, scale, bits, bias, dequantise)
+
+
+def _in_blocks(
+    x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None,
+    unpacked: Callable[[Tensor, Tensor, int, int, torch.dtype], Tensor],
+) -> Tensor:  # fmt: skip
     y = x.new_empty((*x.shape[:-1], packed.shape[0]))
     rows = max(1, BLOCK_ELEMENTS // max(x.shape[-1], 1))
     for start in range(0, packed.shape[0], rows):
         part = slice(start, start + rows)
-        weight = dequantise(packed[part], scale[part], bits, x.shape[-1], x.dtype)
+        weight = unpacked(packed[part], scale[part], bits, x.shape[-1], x.dtype)
         y[..., part] = F.linear(x, weight, None if bias is None else bias[part])
     return y
 
