@@ -39,6 +39,8 @@ class _Server:
         self._known.wait(START_SECONDS)
         if self.address:
             return self.address
+        if self._known.is_set():
+            self.process.wait(STOP_SECONDS)  # it has closed its stderr, and so is about to end
         last = next((line for line in reversed(self.said) if line), "it said nothing").removeprefix("whorl: ")
         if self.process.poll() == 2:
             raise InputError(last)

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from whorl.base.client import OpenAIClient
+from whorl.base.errors import FaultError
 from whorl.base.logbook import Logbook
 from whorl.base.nouns import Conversation, SamplingParams
 from whorl.base.progress import say
 from whorl.data.tokenset import TokenSplit
 from whorl.evals.baselines import NGram, xz_bits, zlib_bits
-from whorl.evals.grading import TaskReport, grade_task
-from whorl.models.chat import Assistant
+from whorl.evals.evaluation import Report, evaluate
+from whorl.evals.grading import TaskReport
+from whorl.evals.serving import served
 from whorl.models.decoder import Decoder
 from whorl.models.directory import load
 from whorl.models.likelihood import log_probs
 from whorl.models.weights import weight_version
 from whorl.quickstart.corpus import Corpus
 from whorl.quickstart.lessons import Course
-from whorl.quickstart.plan import IMAGES, SEQUENCE
+from whorl.quickstart.plan import SEQUENCE
 from whorl.tasks.estimate import Estimate
-from whorl.text.template import ChatTemplate
+from whorl.tasks.task import Task
+from whorl.tools.definition import Tool
 
 HELD_OUT_BYTES = 400_000  # of held-out documents that are scored
 CALL_TOKENS = 96  # the longest reply asked for
+CACHE_GB = 0.25  # of the server that is asked
 
 
 @dataclass(frozen=True)
@@ -62,26 +68,23 @@ class Figures:
 def measure_figures(
     model_dir: Path, base_dir: Path, corpus: Corpus, course: Course, logbook: Logbook
 ) -> Figures:
-    """Load the models from their directories and measure them on what they have never seen."""
+    """Measure the models on what they have never seen: the chat model through its server's API, as
+    everyone else will meet it; the base model's bits per byte in this process."""
     rows = likelihood_rows(load(base_dir), corpus)
-    model = load(model_dir)
-    assistant = Assistant(
-        model, corpus.tokenizer, ChatTemplate.load(model_dir), IMAGES, SamplingParams(max_tokens=CALL_TOKENS),
-        weight_version=weight_version(model_dir),
-    )  # fmt: skip
-    digits = grade_task(course.digits, assistant.reply)
+    tasks: list[tuple[Task, Sequence[Tool]]] = [(course.digits, ()), (course.arithmetic, course.tools)]
+    if course.lookups is not None:
+        tasks.append((course.lookups, course.tools))
+    reports = asyncio.run(ask_served(model_dir, tasks)).tasks
+    digits, arithmetic = reports[:2]
     rows.append(_share("digits read from images never seen", digits.score, 96))
-    arithmetic = grade_task(course.arithmetic, assistant.reply, course.tools)
     rows.append(_share("arithmetic on unseen operands, through the calculator", arithmetic.score, 98))
-    reports = [digits, arithmetic]
     calls, answers = "right look-up call for unseen names", "answer repeats the documented first sentence"
     if course.lookups is None:
         why = "does not apply: the documents have too few titles"
         rows += [Figure(calls, floor=95, note=why), Figure(answers, floor=80, note=why)]
     else:
-        lookups = grade_task(course.lookups, assistant.reply, course.tools)
+        lookups = reports[2]
         rows += [_share(calls, lookups.part("call"), 95), _share(answers, lookups.part("answer"), 80)]
-        reports.append(lookups)
     for row in rows:
         if not math.isnan(row.value):
             logbook.event(
@@ -89,6 +92,17 @@ def measure_figures(
                 error=0.0 if math.isnan(row.error) else row.error, lower_is_better=row.lower_is_better,
             )  # fmt: skip
     return Figures(rows, [pair for report in reports for pair in _samples(report)])
+
+
+async def ask_served(model_dir: Path, tasks: Sequence[tuple[Task, Sequence[Tool]]]) -> Report:
+    """Serve the model for as long as the tasks take. FaultError where another one answers."""
+    with served(model_dir, "--memory", str(CACHE_GB)) as address:
+        async with OpenAIClient(address) as client:
+            card = await client.connect()
+            if card.get("weight_version") != weight_version(model_dir):
+                raise FaultError(f"{address} serves other weights than {model_dir}; start again")
+            params = SamplingParams(max_tokens=CALL_TOKENS)
+            return await evaluate(client, tasks, model=str(model_dir), params=params)
 
 
 def likelihood_rows(model: Decoder, corpus: Corpus) -> list[Figure]:
