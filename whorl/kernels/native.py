@@ -19,19 +19,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from whorl.kernels import native_linear
+from whorl.kernels import native_linear, native_paged
 from whorl.kernels.device import compiler_available
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC")
 RELAXED = ("-ffast-math",)
 IN_ORDER = ("-ffp-contract=off",)  # sums as they are written: results are the same bits in any batch
-SOURCES = {
+SOURCES: dict[Path, tuple[str, ...]] = {
     Path(__file__).with_name(name): flags
     for name, flags in (
         ("attention_cpu.cpp", RELAXED),
         ("cross_entropy_cpu.cpp", RELAXED),
         ("linear_cpu.cpp", IN_ORDER),
         ("quantise_cpu.cpp", IN_ORDER),
+        ("paged_attention_cpu.cpp", ()),
     )
 }
 BUILD_SECONDS = 120
@@ -52,6 +53,7 @@ class Native:
     softmax_gradient: SoftmaxGradient | None = None
     linear: native_linear.Linear | None = None
     quantised: native_linear.Quantised | None = None
+    paged_attention: native_paged.PagedAttention | None = None
     status: str = "native"
 
 
@@ -71,15 +73,17 @@ def kernels() -> Native:
     softmax = _bind_softmax(library.whorl_softmax_gradient)
     linear = native_linear.bind(library)
     quantised = native_linear.bind_quantised(library)
+    paged = native_paged.bind(library)
     problem = (
         _test(backward)
         or _test_softmax(softmax)
         or native_linear.problem(linear)
         or native_linear.quantised_problem(quantised)
+        or native_paged.problem(paged)
     )
     if problem:
         return Native(status=f"C++ kernels are off: {problem}")
-    return Native(backward, softmax, linear, quantised)
+    return Native(backward, softmax, linear, quantised, paged)
 
 
 def _build() -> Path:

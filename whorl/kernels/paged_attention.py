@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from whorl.kernels import native
 from whorl.kernels.attention import FLASH_FORWARD
 from whorl.kernels.spec import AttentionSpec
 
@@ -106,6 +107,10 @@ def _paged_attention(
     q: Tensor, k_pages: Tensor, v_pages: Tensor, tables: Tensor, offsets: Tensor, lengths: Tensor,
     scale: float, window: int, soft_cap: float,
 ) -> Tensor:  # fmt: skip
+    if q.device.type == "cpu" and (attend := native.kernels().paged_attention):
+        made = attend(q, k_pages, v_pages, tables, offsets, lengths, scale, window, soft_cap)
+        if made is not None:
+            return made
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     for start, stop, keys, values, length in _sequences(k_pages, v_pages, tables, offsets, lengths):
         out[start:stop] = _portable(q[start:stop], keys, values, length, scale, window, soft_cap)
