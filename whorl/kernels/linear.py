@@ -1,6 +1,7 @@
 """y = x Wᵀ + b for the few rows of a decode step, bound by reading W.
 
-torch's matmul reads W at 60–80 % of the memory's rate for one row; the C++ kernel at 85–100 %. It takes
+For one row torch's bf16 matmul was seen to read W at 40–60 % of the memory's rate, the C++ kernel at
+75–87 % (bench/linear.py, two cores, not undisturbed). It takes
 bf16 and fp32 on the CPU up to ROWS rows (TILED_ROWS where the CPU has AMX), and there a row's result is
 bit for bit the same whatever stands beside it in the batch. Beyond, and wherever the kernel is not, it
 is `F.linear`, whose sums have another order.

@@ -275,12 +275,13 @@ void tiled(const bits* x, const Rows& rows, const bits* bias, bits* y, int64_t n
   if (int64_t(space.size()) < strips * TILE * in + TILE_K) space.resize(strips * TILE * in + TILE_K);
   bits* pairs = space.data() + (64 - reinterpret_cast<uintptr_t>(space.data()) % 64) / sizeof(bits);
   const int64_t blocks = (out + TILE_ROWS - 1) / TILE_ROWS;
+  // Alone where it is little: at each barrier a busy machine may let the other thread wait for a time slice.
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * in > WORTH_THREADS)
+  for (int64_t k = 0; k < in; k += TILE_K) pack_pairs(x + k, n, in, pairs + k * strips * TILE);
 #pragma omp parallel num_threads(threads)
   {
-#pragma omp for schedule(static)
-    for (int64_t k = 0; k < in; k += TILE_K) pack_pairs(x + k, n, in, pairs + k * strips * TILE);
     const Tiles tiles;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t number = 0; number < blocks; ++number) {
       const int64_t row = std::min(number * TILE_ROWS, out - TILE_ROWS);  // the last one reaches back
       const bits *shift = bias ? bias + row : nullptr, *w = rows(row, TILE_ROWS);

@@ -168,22 +168,19 @@ void linear(const T* x, const Matrix& w, const T* bias, T* y, int64_t n, int thr
   if (int64_t(space.size()) < n * vectors) space.resize(n * vectors);
   Column<P>* columns = space.data();
   if (w.in * w.out < WORTH_THREADS) threads = 1;
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for schedule(static)
-    for (int64_t at = 0; at < n * vectors; ++at) {
-      const int64_t from = at % vectors * WIDTH<P>;
-      quantise<P>(x + at / vectors * w.in + from, std::min(w.in - from, WIDTH<P>), columns[at]);
-    }
-#pragma omp for schedule(static)
-    for (int64_t number = 0; number < blocks; ++number) {
-      const int64_t row = number * ROWS;
-      if (row + ROWS <= w.out) {
-        rows<P, PER, ROWS>(columns, w, row, bias ? bias + row : nullptr, y + row, n);
-      } else {
-        for (int64_t one = row; one < w.out; ++one)
-          rows<P, PER, 1>(columns, w, one, bias ? bias + one : nullptr, y + one, n);
-      }
+  // Alone: at each barrier a busy machine may let the other thread wait for a time slice.
+  for (int64_t at = 0; at < n * vectors; ++at) {
+    const int64_t from = at % vectors * WIDTH<P>;
+    quantise<P>(x + at / vectors * w.in + from, std::min(w.in - from, WIDTH<P>), columns[at]);
+  }
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t number = 0; number < blocks; ++number) {
+    const int64_t row = number * ROWS;
+    if (row + ROWS <= w.out) {
+      rows<P, PER, ROWS>(columns, w, row, bias ? bias + row : nullptr, y + row, n);
+    } else {
+      for (int64_t one = row; one < w.out; ++one)
+        rows<P, PER, 1>(columns, w, one, bias ? bias + one : nullptr, y + one, n);
     }
   }
 }
