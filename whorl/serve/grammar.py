@@ -83,7 +83,7 @@ def _spelt(marker: str, tokenizer: Tokenizer) -> str:
 
 
 def _check_schema(schema: Any, where: str) -> None:
-    if not isinstance(schema, dict | bool):
+    if not isinstance(schema, dict):
         raise InputError(f"{where}: a JSON schema is an object, not {type(schema).__name__}")
     try:
         text = json.dumps(schema)

@@ -59,6 +59,8 @@ class Preparer:
         for name in asked.template_args:
             if name in RESERVED:
                 raise InputError(f"chat_template_kwargs: {name!r} is the server's; leave it out")
+        for number, tool in enumerate(asked.tools):
+            _check_tool(tool, f"tools[{number}]")
         tools = [] if asked.tool_choice == "none" else asked.tools
         conversation = read_conversation({"messages": asked.messages, "tools": tools}, "body")
         self._check_roles(conversation)
@@ -114,6 +116,13 @@ class Preparer:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise InputError("tool_choice is none, auto, required or {type: function, function: {name: …}}")
         return tool_call_grammar(tools, self.tokenizer, function["name"])
+
+
+def _check_tool(tool: Any, where: str) -> None:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{where} is no function: {{type: function, function: {{name: …, parameters: …}}}}")
 
 
 def format_grammar(given: dict[str, Any] | None) -> str:
