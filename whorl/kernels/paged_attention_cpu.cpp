@@ -326,28 +326,70 @@ inline void matmul(int64_t m, int64_t n, int64_t k, const float* a, int64_t ld_a
   at::native::cpublas::brgemm(m, n, k, ld_a, n, n, add, a, b, c, false);
 }
 
-// brgemm wants the second matrix in bf16 with pairs of rows interleaved, [k / 2][n][2]; in fp32 plain.
-void pack_key(const float* key, int64_t d, int64_t at, float* out) {
-  for (int64_t c = 0; c < d; ++c) out[c * KEYS + at] = key[c];
+// 16 rows of 16 words, transposed.
+inline void transpose(Words* rows) {
+  const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  for (int step = 1; step < LANES; step *= 2) {
+    const Ints odd = (lane & step) != 0;
+    const Ints low = odd ? lane + int32_t(LANES) - step : lane, high = odd ? lane + int32_t(LANES) : lane + step;
+    for (int i = 0; i < LANES; ++i) {
+      if (i & step) continue;
+      const Words a = rows[i], b = rows[i + step];
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + step] = __builtin_shuffle(a, b, high);
+    }
+  }
 }
-void pack_key(const bits* key, int64_t d, int64_t at, bits* out) {
-  for (int64_t c = 0; c < d; ++c) out[(c / 2 * KEYS + at) * 2 + c % 2] = key[c];
+
+// brgemm wants the second matrix in fp32 plain, in bf16 with pairs of rows interleaved, [k / 2][n][2]:
+// a pair of a key is one word, so both types are a transpose of words.
+template <class T>
+void pack_keys(const T* const* keys, int64_t d, int64_t padded, T* out) {
+  constexpr int64_t EACH = 4 / sizeof(T);
+  for (int64_t key = 0; key < KEYS; key += LANES)
+    for (int64_t c = 0; c < padded; c += LANES * EACH) {
+      Words rows[LANES] = {};
+      const int64_t bytes = std::min(LANES * EACH, d - c) * int64_t(sizeof(T));
+      for (int i = 0; i < LANES && bytes > 0; ++i) {
+        if (bytes == sizeof(Words)) {
+          std::memcpy(rows + i, keys[key + i] + c, sizeof(Words));
+        } else {
+          std::memcpy(rows + i, keys[key + i] + c, bytes);
+        }
+      }
+      transpose(rows);
+      for (int i = 0; i < LANES; ++i) std::memcpy(out + (c / EACH + i) * KEYS * EACH + key * EACH, rows + i, sizeof(Words));
+    }
 }
-void pack_value(const float* value, int64_t d, int64_t at, float* out) { std::memcpy(out + at * d, value, d * 4); }
-void pack_value(const bits* value, int64_t d, int64_t at, bits* out) {
-  bits* row = out + at / 2 * 2 * d + at % 2;
-  for (int64_t c = 0; c < d; ++c) row[2 * c] = value[c];
+void pack_values(const float* const* values, int64_t d, float* out) {
+  for (int64_t key = 0; key < KEYS; ++key) std::memcpy(out + key * d, values[key], d * sizeof(float));
+}
+void pack_values(const bits* const* values, int64_t d, bits* out) {
+  for (int64_t key = 0; key < KEYS; key += 2) {
+    const bits *even = values[key], *odd = values[key + 1];
+    bits* row = out + key * d;
+    int64_t c = 0;
+    for (; c + LANES <= d; c += LANES) {
+      const Words pairs = (Words)load(even + c) >> 16 | (Words)load(odd + c);
+      std::memcpy(row + 2 * c, &pairs, sizeof(pairs));
+    }
+    for (; c < d; ++c) {
+      row[2 * c] = even[c];
+      row[2 * c + 1] = odd[c];
+    }
+  }
 }
 
 template <class T>
 struct Scratch {
-  std::vector<T> q, keys, values, weights;
+  std::vector<T> q, keys, values, weights, nothing;
   std::vector<float> scores, made, maxima, sums;
 
   void fit(int64_t d, int64_t padded) {
     q.assign(ROWS * padded, T(0));
-    keys.assign(padded * KEYS, T(0));
-    values.assign(KEYS * d, T(0));
+    keys.resize(padded * KEYS);
+    values.resize(KEYS * d);
+    nothing.assign(d, T(0));
     weights.resize(ROWS * KEYS);
     scores.resize(ROWS * KEYS);
     made.assign(ROWS * d, 0.f);
@@ -405,17 +447,17 @@ void many(const Call<T>& in, const Unit& unit) {
   const int64_t start = in.position(unit.sequence, unit.first), end = in.position(unit.sequence, unit.stop - 1) + 1;
   for (int64_t tile = in.first_key(start) / KEYS * KEYS; tile < end; tile += KEYS) {
     const int64_t keys = std::min(KEYS, end - tile);
+    const T *key_rows[KEYS], *value_rows[KEYS];
+    std::fill_n(key_rows, KEYS, s.nothing.data());
+    std::fill_n(value_rows, KEYS, s.nothing.data());
     in.over_pages(unit.sequence, unit.head, tile, tile + keys, [&](int64_t key, int64_t count, const T* k, const T* v) {
       for (int64_t i = 0; i < count; ++i) {
-        pack_key(k + i * d, d, key + i - tile, s.keys.data());
-        pack_value(v + i * d, d, key + i - tile, s.values.data());
+        key_rows[key + i - tile] = k + i * d;
+        value_rows[key + i - tile] = v + i * d;
       }
     });
-    for (int64_t key = keys; key < KEYS; ++key)  // the last tile: values of an earlier one must not stay
-      for (int64_t c = 0; c < d; ++c) {
-        const int64_t at = std::is_same_v<T, float> ? key * d + c : key / 2 * 2 * d + 2 * c + key % 2;
-        s.values[at] = T(0);
-      }
+    pack_keys(key_rows, d, padded, s.keys.data());
+    pack_values(value_rows, d, s.values.data());
     const int64_t above = std::max(int64_t(0), tile - start) * group / ROW_STEP * ROW_STEP;  // rows that see none of it
     matmul(whole - above, KEYS, padded, s.q.data() + above * padded, padded, s.keys.data(), s.scores.data() + above * KEYS, false);
     for (int64_t row = above; row < whole; ++row) {
