@@ -9,13 +9,14 @@ from whorl.cli.config_command import ConfigCommand
 # What is typed often has a short name.
 SHORT = {
     "dtype": "engine.dtype", "context": "engine.context", "memory": "engine.memory",
-    "device": "engine.device",
+    "device": "engine.device", "quantize": "engine.quantize",
 }  # fmt: skip
 
 
 @click.command(cls=ConfigCommand, model="whorl.serve.config:ServeConfig")
 @click.argument("models", nargs=-1, required=True)
 @click.option("--dtype", help="float32, bfloat16, float16; default: what the model computes in.")
+@click.option("--quantize", type=click.Choice(["int8", "int4"]), help="Put the matrices into 8 or 4 bits.")
 @click.option("--context", type=int, help="Tokens of a prompt and its reply together.")
 @click.option("--memory", type=float, help="GB for the cache of keys and values.")
 @click.option("--device", help="cpu, cuda or mps; default: the first that works.")

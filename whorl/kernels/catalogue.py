@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whorl.kernels import attention, cross_entropy
+from whorl.kernels import attention, cross_entropy, paged_attention
 from whorl.kernels import linear as matmul
 from whorl.kernels import quantise as packing
 from whorl.kernels.spec import AttentionSpec
@@ -79,6 +79,28 @@ def _attention(
         q, k, v = (_normal(generator, *shape).to(device, dtype) for shape in shapes)
         ends = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0).to(torch.int32)
         return q, k, v, ends, spec
+
+    return make
+
+
+def _paged(
+    lengths: Sequence[int], new: Sequence[int], spec: AttentionSpec, *, heads: int = 4, kv_heads: int = 2,
+    dim: int = 16, slots: int = 8,
+) -> Make:  # fmt: skip
+    """`new` of each sequence's tokens are this step's; the pages lie in no order."""
+
+    def make(dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        generator = torch.Generator().manual_seed(0)
+        needed = [-(-length // slots) for length in lengths]
+        order = torch.randperm(sum(needed) + 1, generator=generator)
+        tables = torch.full((len(lengths), max(needed)), -1)
+        for row, pages in zip(tables, order[: sum(needed)].split(needed), strict=True):
+            row[: len(pages)] = pages
+        q = _normal(generator, sum(new), heads, dim)
+        k_pages, v_pages = _normal(generator, 2, len(order), kv_heads, slots, dim)
+        ends = torch.tensor([0, *new]).cumsum(0)
+        counts = (part.to(device, torch.int32) for part in (tables, ends, torch.tensor(lengths)))
+        return *(part.to(device, dtype) for part in (q, k_pages, v_pages)), *counts, spec
 
     return make
 
@@ -153,6 +175,16 @@ ATTENTION: dict[str, Make] = {
     "head of 32, no token": _attention((0, 0), _spec(), kv_heads=2, dim=32),
     "long and short": _attention((150, 3, 130), _spec(), dim=16),
 }
+PAGED: dict[str, Make] = {
+    "decode": _paged((9, 1, 33, 8), (1, 1, 1, 1), _spec()),
+    "prompts": _paged((9, 1, 33, 8), (9, 1, 33, 8), _spec()),
+    "chunks": _paged((40, 21, 33), (17, 0, 12), _spec()),
+    "long decode": _paged((1100, 513), (1, 2), _spec(), dim=32, slots=16),
+    "window": _paged((40, 600, 33), (1, 12, 20), _spec(window=7)),
+    "soft cap": _paged((40, 21, 33), (1, 2, 20), _spec(soft_cap=1.5)),
+    "one key head": _paged((40, 21), (1, 21), _spec(), heads=7, kv_heads=1, dim=20),
+    "no new token": _paged((8, 3), (0, 0), _spec()),
+}
 CROSS_ENTROPY: dict[str, Make] = {
     "small": _cross_entropy(37, 16, 50),
     "soft cap": _cross_entropy(37, 16, 50, soft_cap=3.0),
@@ -200,6 +232,13 @@ KERNELS: dict[str, Kernel] = {
         {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2},
         (0, 1),
         CROSS_ENTROPY,
+    ),
+    "paged_attention": Kernel(
+        paged_attention.reference,
+        paged_attention.paged_attention,
+        {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2},
+        (),
+        PAGED,
     ),
     # x is rounded to 8 bits in groups of 32: half a step is 0.4 % of a group's largest, and errors add up
     # as their root.

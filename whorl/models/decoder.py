@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from whorl.kernels.linear import linear
 from whorl.models.config import ModelConfig
 from whorl.models.context import Context
 from whorl.models.layers import Block, Linear, Norm, RopeTable, rope_table
@@ -30,7 +31,7 @@ class Projection:
         if self.packed is not None:
             logits = self.packed(hidden).float()
         else:
-            logits = (hidden @ self.weight.to(hidden.dtype).T).float()
+            logits = linear(hidden, self.weight).float()
         return self.soft_cap * torch.tanh(logits / self.soft_cap) if self.soft_cap else logits
 
 

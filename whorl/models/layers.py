@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whorl.kernels.linear import linear
 from whorl.kernels.spec import AttentionSpec
 from whorl.models.config import ModelConfig, RopeConfig
 from whorl.models.context import Context
@@ -26,7 +27,7 @@ class Linear(nn.Linear):
     """A matmul in its input's dtype; the stored weight is cast to it on the way."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return linear(x, self.weight, self.bias)
 
 
 class Norm(nn.Module):

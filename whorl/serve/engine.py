@@ -19,6 +19,8 @@ from whorl.kernels.device import choose_device
 from whorl.models.config import ModelConfig
 from whorl.models.decoder import Decoder
 from whorl.models.directory import load, model_directory
+from whorl.models.quant_layer import QuantLinear
+from whorl.models.quantise import quantise
 from whorl.models.weights import weight_version
 from whorl.serve.cache import Cache, page_bytes
 from whorl.serve.engine_config import EngineConfig
@@ -97,6 +99,8 @@ class Engine:
         )
         if model.embed.weight.dtype != model.compute_dtype:
             model = model.to(model.compute_dtype)  # no step casts a weight
+        if config.quantize != "none":
+            model = quantise(model, config.quantize, head=True)
         ends = set(tokenizer.end_ids)
         if has_template(directory):
             ends |= set(ChatTemplate.load(directory).end_ids(tokenizer))
@@ -114,7 +118,7 @@ class Engine:
             cache_tokens=pages.count * pages.size,
             vocab_size=self.model.config.vocab_size,
             dtype=str(self.model.compute_dtype).removeprefix("torch."),
-            quantize="",
+            quantize=quantised(self.model),
             device=self.model.embed.weight.device.type,
             images=self.model.config.vision is not None,
         )
@@ -292,6 +296,12 @@ class Engine:
         text = self.tokenizer.decode
         top = tuple((id, logprob, text([id])) for id, logprob in sampled.top)
         return Token(id=sampled.token, logprob=sampled.logprob, text=text([sampled.token]), top=top)
+
+
+def quantised(model: Decoder) -> str:
+    """ "int8", "int4", or "" where the blocks' matrices are whole."""
+    bits = next((module.bits for module in model.layers.modules() if isinstance(module, QuantLinear)), None)
+    return "" if bits is None else f"int{bits}"
 
 
 def has_template(directory: Path) -> bool:

@@ -15,6 +15,8 @@ class EngineConfig(Config):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights, cache and matmuls; auto: what the model computes in."""
+    quantize: Literal["none", "int8", "int4"] = "none"
+    """Of the blocks' matrices and the output matrix, when they are loaded; see also whorl model quantize."""
     context: int | None = Field(default=None, ge=16)
     """Tokens of a prompt and its reply together; none: the model's own."""
     memory: float | None = Field(default=None, gt=0)
