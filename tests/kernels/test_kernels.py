@@ -54,6 +54,24 @@ def attention64(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, spec: Attentio
     return torch.stack(out) if out else q + 0 * (k.sum() + v.sum())
 
 
+def paged64(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, tables: Tensor, offsets: Tensor, lengths: Tensor,
+    spec: AttentionSpec,
+) -> Tensor:  # fmt: skip
+    """Each sequence's keys one by one from their pages, then the textbook's loop over all of them."""
+    size = k_pages.shape[2]
+    out = []
+    for number, length in enumerate(lengths.tolist()):
+        new = int(offsets[number + 1] - offsets[number])
+        if new:
+            at = [(int(tables[number, token // size]), token % size) for token in range(length)]
+            k, v = (torch.stack([pool[page, :, place] for page, place in at]) for pool in (k_pages, v_pages))
+            before = torch.zeros(length - new, *q.shape[1:], dtype=q.dtype)
+            queries = torch.cat([before, q[offsets[number] : offsets[number + 1]]])
+            out.append(attention64(queries, k, v, torch.tensor([0, length]), spec)[-new:])
+    return torch.cat(out) if out else q
+
+
 def linear64(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return (x[:, None] * weight).sum(-1) + (0 if bias is None else bias)
 
@@ -84,6 +102,7 @@ SLOW_IN_PYTHON = ("long and short", "blocks", "head of 32", "head of 64, grouped
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "attention": attention64,
     "linear": linear64,
+    "paged_attention": paged64,
     "quantised_linear": quantised64,
     "linear_cross_entropy": cross_entropy64,
     "token_losses": losses64,
