@@ -62,7 +62,7 @@ class Client(Protocol):
 
 
 @dataclass
-class _Reply:
+class ReplySoFar:
     """Deltas put together."""
 
     content: str = ""
@@ -173,7 +173,7 @@ class OpenAIClient:
             delta = _delta_of(message)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise FaultError(f"{self.url} answers a chat otherwise than OpenAI's API: {error!r}") from error
-        whole = _Reply()
+        whole = ReplySoFar()
         whole.add(delta)
         return Trace(
             message=whole.message(), finish="length" if finish == "length" else "stop", sampling=params,
@@ -352,7 +352,7 @@ def _delta_of(message: Mapping[str, Any]) -> Delta:
 
 async def whole(deltas: AsyncIterator[Delta]) -> tuple[Message, str, str]:
     """A streamed reply to its end: message, why it ended, and the weights' version."""
-    reply = _Reply()
+    reply = ReplySoFar()
     async for delta in deltas:
         reply.add(delta)
     return reply.message(), reply.finish, reply.weight_version

@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("whorl.cli.train", "Pre-train a model."),
     "sft": ("whorl.cli.sft", "Train a model on conversations."),
     "generate": ("whorl.cli.generate", "Let a model go on from a prompt."),
+    "chat": ("whorl.cli.chat", "Talk to a model in the terminal."),
     "eval": ("whorl.cli.eval", "How good a model is at tasks."),
     "serve": ("whorl.cli.serve", "Models behind OpenAI's API."),
     "model": ("whorl.cli.model", "Model directories: export, merge, info, pull."),

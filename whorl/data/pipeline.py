@@ -149,19 +149,24 @@ class _Run:
         self._plan()
         if (self.out / "manifest.json").exists():  # finished before, if only just
             shutil.rmtree(self.work, ignore_errors=True)
+            self._sweep()
             return Report.of(self.out)
         summaries = self._first_pass()
         counts = [summary["documents"] for summary in summaries]
         kinds = _join_kinds(summaries)
         decisions, duplicates = Decider(self.work, counts, self.sketches).decide(self.steps)
         files = self._last_pass(counts, kinds, decisions)
-        for torn in self.out.glob("*/.*.part"):  # half-written by a run that was killed
-            torn.unlink()
+        self._sweep()
         self._write_manifest(summaries, decisions, duplicates, files)
         if any(isinstance(step, Split) for step in self.steps) and not (decisions == VALIDATION).any():
             say("nothing is held out: all documents are like one another, or there is but one")
         shutil.rmtree(self.work)
         return Report.of(self.out)
+
+    def _sweep(self) -> None:
+        """Files that a run which was killed has left half-written, the manifest's own too."""
+        for torn in self.out.rglob(".*.part"):
+            torn.unlink()
 
     def _discover(self) -> Iterator[SourceFile | Reject]:
         """The inputs; a sink that lies among them is none of them."""

@@ -92,9 +92,13 @@ inline float sum(Floats x) {
 #endif
 }
 inline float largest(Floats x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)x);
+#else
   float most = x[0];
   for (int i = 1; i < LANES; ++i) most = x[i] > most ? x[i] : most;
   return most;
+#endif
 }
 
 // e^x - 1 is 2^n (e^r - 1) + (2^n - 1) with |r| <= ln(2) / 2; gives e^r - 1 and 2^n.

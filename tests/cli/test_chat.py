@@ -1,0 +1,98 @@
+"""`whorl chat` over a real server, on a terminal and without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.models.learnt import DARK, save_learnt
+from whorl.evals.serving import served
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = save_learnt(tmp_path_factory.mktemp("chat") / "knows")
+    with served(directory, "--device", "cpu", "--dtype", "float32", "--memory", "0.05") as found:
+        yield found
+
+
+def command(address: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", "whorl", "chat", address, "--temperature", "0", *words]
+
+
+def test_without_a_terminal_each_line_is_a_message(address: str, tmp_path: Path) -> None:
+    (tmp_path / "dark.png").write_bytes(DARK.data)
+    lines = [
+        f"/image {tmp_path / 'dark.png'}",
+        "Shade?",
+        "/new",
+        "/tools calculator",
+        "2+3?",
+        f"/save {tmp_path / 'talk.json'}",
+    ]
+    done = subprocess.run(
+        command(address, "--yes"), input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "dark" in done.stdout.splitlines()
+    assert "calculator" in done.stderr, "calls are shown"
+    saved = json.loads((tmp_path / "talk.json").read_text())["messages"]
+    assert [one["role"] for one in saved][:3] == ["user", "assistant", "tool"]
+
+
+def test_a_server_that_is_not_there_is_one_line() -> None:
+    done = subprocess.run(
+        command("http://127.0.0.1:9"), input="x\n", capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0 and "is the server running" in done.stderr and "Traceback" not in done.stderr
+
+
+class Terminal:
+    def __init__(self, words: list[str]) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def until(self, text: str, seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.seen and time.monotonic() < deadline:
+            if select.select([self.master], [], [], 0.1)[0]:
+                try:
+                    self.seen += os.read(self.master, 4096).decode("utf-8", "replace")
+                except OSError:
+                    break
+        assert text in self.seen, self.seen
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode() + b"\n")
+
+
+def test_ctrl_c_stops_the_reply_and_not_the_program(address: str) -> None:
+    terminal = Terminal(command(address, "--max-tokens", "450", "--temperature", "5"))
+    try:
+        terminal.until("weights")
+        terminal.type("Break.")
+        time.sleep(0.15)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.until("tokens/s")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.until("/quit ends")
+        terminal.type("/help")
+        terminal.until("/image FILE")
+        terminal.type("/quit")
+        assert terminal.process.wait(10) == 0
+    finally:
+        terminal.process.kill()
