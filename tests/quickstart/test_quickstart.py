@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -114,3 +117,29 @@ def test_a_wrong_path_is_one_line(tmp_path: Path) -> None:
     done = run(tmp_path, "--data", "no/such/folder")
     assert done.returncode == 2 and "no/such/folder" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_on_a_terminal_it_ends_with_its_model_served(finished: tuple[Path, str]) -> None:
+    folder = finished[0]
+    words = command(folder.parent.parent)
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        words, stdin=slave, stdout=slave, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    os.close(slave)
+    seen = b""
+    try:
+        while b"YOUR_FILES" not in seen and process.poll() is None:
+            seen += os.read(master, 4096)
+        text = seen.decode()
+        found = re.search(r"served at (http://127\.0\.0\.1:\d+)/v1", text)
+        assert found is not None, text
+        assert f"whorl chat {found[1]}" in text and str(folder / "model") in text.replace("'", "")
+        assert httpx.get(found[1]).json()["models"] == ["model"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        os.close(master)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(found[1])

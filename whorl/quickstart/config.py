@@ -24,6 +24,8 @@ class QuickstartConfig(Config):
     """Begin anew: an earlier run of this name is put aside as `<name>-1`, `-2`, …"""
     cases: int = Field(default=360, ge=1)
     """Held-out cases of each task, at most; fewer are quicker and say less."""
+    no_serve: bool = False
+    """On a terminal the run ends with its model served on a free port; this leaves that out."""
     seed: int = Field(default=0, ge=0)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"

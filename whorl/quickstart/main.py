@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
+import threading
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from whorl.base.logbook import Logbook
 from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import duration, say
 from whorl.base.report import write_report
+from whorl.evals.serving import served
 from whorl.quickstart.config import QuickstartConfig
 from whorl.quickstart.corpus import build_corpus, check_paths
 from whorl.quickstart.figures import Figure, Figures, measure_figures
@@ -41,6 +45,8 @@ def quickstart(config: QuickstartConfig) -> Figures:
         figures = _figures(stages.value("figures"))
         rows = run_rows(stages, config.minutes) + figures.rows
         _show(rows, figures, stages, run)
+    if sys.stdout.isatty() and not config.no_serve:
+        stay(run / "model")
     return figures
 
 
@@ -103,3 +109,26 @@ def _show(rows: list[Figure], figures: Figures, stages: Stages, run: Path) -> No
     write_json(run / "figures.json", figures.to_json())
     report = write_report(run)
     print(f"\nmodel   {run / 'model'}\nreport  {report}\nwhole run {duration(stages.seconds)}")
+
+
+def stay(model: Path) -> None:
+    """Serve the model until Ctrl-C, and say what can be done with it."""
+    with served(model) as address:
+        print(f"\nserved at {address}/v1 until Ctrl-C. In another terminal:")
+        for line in next_commands(address, model):
+            print(f"  {line}")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            say("")
+
+
+def next_commands(address: str, model: Path) -> list[str]:
+    """What a newcomer may want next, with this run's paths."""
+    place = shlex.quote(str(model))
+    return [
+        f"whorl chat {address} --temperature 0",
+        f"whorl eval {address} --tasks digits,arithmetic,lookups --tools known",
+        f"whorl sft {place} YOUR_CHATS.jsonl",
+        "whorl quickstart --fresh --data YOUR_FILES",
+    ]

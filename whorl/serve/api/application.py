@@ -64,6 +64,12 @@ def _add_openai(made: FastAPI, served: Served, traces: Traces | None, lenient: b
     async def model(name: str) -> Response:
         return JSONResponse(_card(served, name))
 
+    @made.get("/")
+    async def root() -> Response:
+        """What someone sees who opens the address in a browser."""
+        api = {"models": served.names(), "api": f"{made.root_path}/v1", "health": f"{made.root_path}/health"}
+        return JSONResponse({"whorl": __version__} | api)
+
 
 def _card(served: Served, name: str) -> dict[str, Any]:
     model, adapter = served.find(name)
