@@ -98,12 +98,32 @@ def cross_entropy64(
     return (losses64(hidden, weight, targets, soft_cap) * weights).sum()
 
 
+def norm64(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, offset: float, layer: bool) -> Tensor:
+    mean = x.sum(-1, keepdim=True) / x.shape[-1] if layer else 0.0
+    spread = ((x - mean) ** 2).sum(-1, keepdim=True) / x.shape[-1]
+    return (x - mean) / (spread + eps).sqrt() * (weight + offset) + (0 if bias is None else bias)
+
+
+def rotate64(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Each pair as a complex number, turned."""
+    half = x.shape[-1] // 2
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.complex(cos, sin)[:, None]
+    return torch.cat([turned.real, turned.imag], -1)
+
+
+def gate64(gate: Tensor, up: Tensor) -> Tensor:
+    return gate / (1 + (-gate).exp()) * up
+
+
 SLOW_IN_PYTHON = ("long and short", "blocks", "head of 32", "head of 64, grouped queries")
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "attention": attention64,
     "linear": linear64,
+    "norm": norm64,
     "paged_attention": paged64,
     "quantised_linear": quantised64,
+    "rotate": rotate64,
+    "silu_gate": gate64,
     "linear_cross_entropy": cross_entropy64,
     "token_losses": losses64,
 }

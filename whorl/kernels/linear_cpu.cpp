@@ -13,6 +13,8 @@
 #include <cstring>
 #include <vector>
 
+#include "bf16.h"
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 constexpr int LANES = 16, ROWS = 4, COLUMNS = 4;
@@ -30,26 +32,11 @@ constexpr int LANES = 8, ROWS = 2, COLUMNS = 4;  // there are sixteen registers
 
 namespace {
 
-using bits = uint16_t;
 constexpr int64_t AHEAD = 512;  // bytes of each row that are on their way
 constexpr int64_t WORTH_THREADS = 1 << 17;  // weights read: less is done before a second thread wakes
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef bits Halves __attribute__((vector_size(LANES * 2)));
-
-inline float widen(bits x) {
-  const uint32_t wide = uint32_t(x) << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
-
-inline bits narrow(float value) {  // round to nearest even; NaN stays NaN
-  uint32_t wide;
-  std::memcpy(&wide, &value, 4);
-  if (value != value) return bits(wide >> 16 | 0x40);
-  return bits((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
-}
 
 inline void multiply_add(Floats& sum, Floats a, Floats b) {
 #if defined(__AVX512F__)
@@ -313,11 +300,6 @@ struct Packed {
   int bit;
 };
 
-inline bits narrow_finite(float value) {  // as `narrow`, for the compiler to make vectors of
-  uint32_t wide;
-  std::memcpy(&wide, &value, 4);
-  return bits((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
-}
 inline void put(float value, float* to) { *to = value; }
 inline void put(float value, bits* to) { *to = narrow_finite(value); }
 

@@ -16,6 +16,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "bf16.h"
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -34,7 +36,6 @@ void brgemm_release(bool is_vnni);
 
 namespace {
 
-using bits = uint16_t;
 constexpr int64_t LANES = 16;
 constexpr int64_t CHUNK = 512;     // keys of a unit of few queries
 constexpr int64_t FEW = 16;        // query rows (tokens times heads of a group) that count as few
@@ -47,14 +48,6 @@ typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef bits Halves __attribute__((vector_size(LANES * 2)));
-
-inline float widen(float x) { return x; }
-inline float widen(bits x) {
-  const uint32_t wide = uint32_t(x) << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
 
 inline Floats load(const float* x) {
   Floats value;

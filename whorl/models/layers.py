@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from whorl.kernels.elementwise import norm, rotate, silu_gate
 from whorl.kernels.linear import linear
 from whorl.kernels.spec import AttentionSpec
 from whorl.models.config import ModelConfig, RopeConfig
@@ -35,16 +36,12 @@ class Norm(nn.Module):
 
     def __init__(self, size: int, config: ModelConfig) -> None:
         super().__init__()
-        self.eps, self.offset = config.norm_eps, config.norm_offset
+        self.eps, self.offset = config.norm_eps, float(config.norm_offset)
         self.weight = nn.Parameter(torch.zeros(size) if self.offset else torch.ones(size))
         self.bias = nn.Parameter(torch.zeros(size)) if config.norm == "layer" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight.float() + 1.0 if self.offset else self.weight.float()
-        if self.bias is not None:
-            return F.layer_norm(x.float(), (x.shape[-1],), scale, self.bias.float(), self.eps).to(x.dtype)
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * scale).to(x.dtype)
+        return norm(x, self.weight, self.bias, self.eps, self.offset, self.bias is not None)
 
 
 def rope_table(positions: Tensor, head_dim: int, rope: RopeConfig) -> RopeTable:
@@ -65,13 +62,6 @@ def _stretch(frequency: Tensor, rope: RopeConfig) -> Tensor:
     blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     blend = blend.clamp(0, 1)
     return slow * (1 - blend) + frequency * blend
-
-
-def rotate(x: Tensor, table: RopeTable) -> Tensor:
-    """Rotate x [T, H, D], whose halves hold the two coordinates of each frequency."""
-    cos, sin = table[0][:, None, :], table[1][:, None, :]
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -99,7 +89,7 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if table is not None:
-            q, k = rotate(q, table), rotate(k, table)
+            q, k = rotate(q, *table), rotate(k, *table)
         return self.o(context.attend(q, k, v, self.spec, self.layer).flatten(-2))
 
 
@@ -118,6 +108,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
+        if self.activation is F.silu:
+            return self.down(silu_gate(self.gate(x), self.up(x)))
         return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
