@@ -33,27 +33,41 @@ float total(int64_t size, const Value& value) {
 }
 
 template <class E, class W>
+void norm_row(const E* in, const W* weight, const W* bias, E* out, int64_t size, float eps, float offset,
+              bool layer) {
+  const float mean = layer ? total(size, [&](int64_t i) { return widen(in[i]); }) / size : 0.f;
+  const float square = total(size, [&](int64_t i) {
+    const float value = widen(in[i]) - mean;
+    return value * value;
+  });
+  const float scale = 1.f / std::sqrt(square / size + eps);
+  if (bias) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i)
+      put((widen(in[i]) - mean) * scale * (widen(weight[i]) + offset) + widen(bias[i]), out + i);
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i)
+      put((widen(in[i]) - mean) * scale * (widen(weight[i]) + offset), out + i);
+  }
+}
+
+template <class E, class W>
 void norm(const E* x, const W* weight, const W* bias, E* y, int64_t rows, int64_t size, float eps, float offset,
           bool layer, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > WORTH_THREADS)
-  for (int64_t row = 0; row < rows; ++row) {
-    const E* in = x + row * size;
-    E* out = y + row * size;
-    const float mean = layer ? total(size, [&](int64_t i) { return widen(in[i]); }) / size : 0.f;
-    const float square = total(size, [&](int64_t i) {
-      const float value = widen(in[i]) - mean;
-      return value * value;
-    });
-    const float scale = 1.f / std::sqrt(square / size + eps);
-    if (bias) {
+  for (int64_t row = 0; row < rows; ++row)
+    norm_row(x + row * size, weight, bias, y + row * size, size, eps, offset, layer);
+}
+
+// Two numbers are read before the two in their places are written, so `out` may be `x`.
+template <class E>
+void rotate_row(const E* x, const float* cos, const float* sin, E* out, int64_t half) {
 #pragma omp simd
-      for (int64_t i = 0; i < size; ++i)
-        put((widen(in[i]) - mean) * scale * (widen(weight[i]) + offset) + widen(bias[i]), out + i);
-    } else {
-#pragma omp simd
-      for (int64_t i = 0; i < size; ++i)
-        put((widen(in[i]) - mean) * scale * (widen(weight[i]) + offset), out + i);
-    }
+  for (int64_t i = 0; i < half; ++i) {
+    const float a = widen(x[i]), b = widen(x[half + i]);
+    put(a * cos[i] - b * sin[i], out + i);
+    put(b * cos[i] + a * sin[i], out + half + i);
   }
 }
 
@@ -64,15 +78,8 @@ void rotate(const E* x, const float* cos, const float* sin, E* y, int64_t rows, 
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * heads * half > WORTH_THREADS)
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t head = 0; head < heads; ++head) {
-      const E *first = x + (row * heads + head) * 2 * half, *second = first + half;
-      E* out = y + (row * heads + head) * 2 * half;
-      const float *c = cos + row * half, *s = sin + row * half;
-#pragma omp simd
-      for (int64_t i = 0; i < half; ++i) {
-        const float a = widen(first[i]), b = widen(second[i]);
-        put(a * c[i] - b * s[i], out + i);
-        put(b * c[i] + a * s[i], out + half + i);
-      }
+      const int64_t at = (row * heads + head) * 2 * half;
+      rotate_row(x + at, cos + row * half, sin + row * half, y + at, half);
     }
 }
 

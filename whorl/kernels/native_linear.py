@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Linear:
     """`multiply(x [..., in], weight [out, in], bias [out] | None)` → [..., out], all bf16 or all fp32 and
-    weight contiguous; `tiles(in, out)` says whether a bf16 matrix of this shape goes through AMX."""
+    weight contiguous; `several` does it for up to 8 matrices in one call; `tiles(in, out)` says whether a
+    bf16 matrix of this shape goes through AMX."""
 
     multiply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    several: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]
     tiles: Callable[[int, int], bool]
 
 
@@ -53,7 +55,34 @@ def bind(library: ctypes.CDLL) -> Linear:
         )  # fmt: skip
         return y
 
-    return Linear(multiply, library.whorl_linear_tiles)
+    return Linear(multiply, _several(library), library.whorl_linear_tiles)
+
+
+def _several(
+    library: ctypes.CDLL,
+) -> Callable[[Tensor, Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]:
+    functions = {torch.bfloat16: library.whorl_linears_bf16, torch.float32: library.whorl_linears_f32}
+    for function in functions.values():
+        function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
+        function.restype = None
+    pointers = {count: ctypes.c_void_p * count for count in range(1, 9)}
+    sizes = {count: ctypes.c_int64 * count for count in range(1, 9)}
+
+    def several(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
+        x = x.contiguous()
+        inner, count = x.shape[-1], len(weights)
+        outs = [weight.shape[0] for weight in weights]
+        made = [x.new_empty((*x.shape[:-1], out)) for out in outs]
+        array = pointers[count]
+        functions[x.dtype](
+            x.data_ptr(), array(*(weight.data_ptr() for weight in weights)),
+            array(*(None if bias is None else bias.data_ptr() for bias in biases)),
+            array(*(y.data_ptr() for y in made)), sizes[count](*outs), count, x.numel() // inner, inner,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return made
+
+    return several
 
 
 def bind_quantised(library: ctypes.CDLL) -> Quantised:
@@ -134,9 +163,12 @@ def problem(kernel: Linear) -> str:
             torch.randn(shape, generator=generator) for shape in ((rows, inner), (out, inner), out)
         )
         for dtype, share in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
-            given = [part.to(dtype) for part in (x, weight, bias)]
+            given = (x.to(dtype), weight.to(dtype), bias.to(dtype))
             wide = [part.double() for part in given]
             wanted = wide[0] @ wide[1].T + wide[2]
             difference = (kernel.multiply(*given).double() - wanted).abs().max() / wanted.abs().max()
             worst = max(worst, float(difference) / share)
+            both = kernel.several(given[0], [given[1], given[1]], [given[2], None])
+            exact = torch.equal(both[0], kernel.multiply(*given))
+            worst = worst if exact and torch.equal(both[1], kernel.multiply(*given[:2], None)) else torch.inf
     return "" if worst <= 1 else f"the matmul self-test is {worst:.2g} times its tolerance off"

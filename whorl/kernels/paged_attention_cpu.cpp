@@ -41,6 +41,7 @@ constexpr int64_t CHUNK = 512;     // keys of a unit of few queries
 constexpr int64_t FEW = 16;        // query rows (tokens times heads of a group) that count as few
 constexpr int64_t ROWS = 256;      // query rows of a unit of many queries
 constexpr int64_t ROW_STEP = 32;   // their number is rounded up to this: oneDNN compiles each number anew
+constexpr int64_t WORTH_THREADS = 1 << 16;  // numbers of keys read by few queries; for less none is woken
 constexpr int64_t KEYS = 128;      // keys of a tile
 constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
 
@@ -494,6 +495,9 @@ void attend(const Call<T>& in, int threads) {
     }
   }
   std::vector<float> parts(floats);
+  int64_t keys = 0;
+  for (const Unit& unit : short_units) keys += unit.stop - unit.first;
+  if (long_units.empty() && keys * in.d < WORTH_THREADS) threads = 1;
   const int64_t d = in.d, short_count = short_units.size(), long_count = long_units.size(), sum_count = sums.size();
 #pragma omp parallel num_threads(threads)
   {

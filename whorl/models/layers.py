@@ -4,13 +4,14 @@ through them, norms, softmax and rotations in fp32, whatever the stored weights'
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whorl.kernels.elementwise import norm, rotate, silu_gate
-from whorl.kernels.linear import linear
+from whorl.kernels.linear import linear, linears
 from whorl.kernels.spec import AttentionSpec
 from whorl.models.config import ModelConfig, RopeConfig
 from whorl.models.context import Context
@@ -29,6 +30,15 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def side_by_side(x: Tensor, *layers: nn.Module) -> list[Tensor]:
+    """What each layer makes of x: matrices that are plain in one call, adapted or packed ones each by
+    itself."""
+    if all(type(layer) is Linear for layer in layers):
+        plain = cast(tuple[Linear, ...], layers)
+        return linears(x, [layer.weight for layer in plain], [layer.bias for layer in plain])
+    return [layer(x) for layer in layers]
 
 
 class Norm(nn.Module):
@@ -85,7 +95,9 @@ class Attention(nn.Module):
         )
 
     def forward(self, x: Tensor, table: RopeTable | None, context: Context) -> Tensor:
-        q, k, v = (part(x).unflatten(-1, (-1, self.head_dim)) for part in (self.q, self.k, self.v))
+        q, k, v = (
+            part.unflatten(-1, (-1, self.head_dim)) for part in side_by_side(x, self.q, self.k, self.v)
+        )
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if table is not None:
@@ -108,9 +120,10 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
+        gate, up = side_by_side(x, self.gate, self.up)
         if self.activation is F.silu:
-            return self.down(silu_gate(self.gate(x), self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+            return self.down(silu_gate(gate, up))
+        return self.down(self.activation(gate) * up)
 
 
 class Block(nn.Module):
