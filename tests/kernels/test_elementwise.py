@@ -29,7 +29,11 @@ def calls(dtype: torch.dtype) -> dict[str, Callable[[Tensor], Tensor]]:
         "rms": lambda x: elementwise.norm(x, weight, None, 1e-6, 1.0, False),
         "layer": lambda x: elementwise.norm(x, weight, bias, 1e-6, 0.0, True),
         "rotate": turn,
-        "gate": lambda x: elementwise.silu_gate(x, 2 * x),
+        "silu": lambda x: elementwise.activate(x, "silu", 2 * x),
+        "gelu": lambda x: elementwise.activate(x, "gelu"),
+        "gelu_tanh": lambda x: elementwise.activate(x, "gelu_tanh", x + 1),
+        "relu": lambda x: elementwise.activate(x, "relu"),
+        "add": lambda x: elementwise.add(x, x),
     }  # fmt: skip
 
 
@@ -86,4 +90,4 @@ def test_views_and_other_types_take_torchs_ops() -> None:
     wanted = elementwise.norm_reference(turned, weight, None, 1e-6, 0.0, False)
     assert torch.equal(elementwise.norm(turned, weight, None, 1e-6, 0.0, False), wanted)
     half = x.half()
-    assert elementwise.silu_gate(half, half).dtype == torch.float16
+    assert elementwise.activate(half, "silu", half).dtype == torch.float16

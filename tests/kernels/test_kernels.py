@@ -111,19 +111,26 @@ def rotate64(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([turned.real, turned.imag], -1)
 
 
-def gate64(gate: Tensor, up: Tensor) -> Tensor:
-    return gate / (1 + (-gate).exp()) * up
+def activate64(x: Tensor, name: str, up: Tensor | None) -> Tensor:
+    half = x / 2
+    active = {
+        "silu": x / (1 + (-x).exp()),
+        "gelu": half * (1 + torch.special.erf(x / 2**0.5)),
+        "gelu_tanh": half * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
+        "relu": (x + x.abs()) / 2,
+    }[name]
+    return active if up is None else active * up
 
 
 SLOW_IN_PYTHON = ("long and short", "blocks", "head of 32", "head of 64, grouped queries")
 PLAIN: dict[str, Callable[..., Tensor]] = {
+    "activate": activate64,
     "attention": attention64,
     "linear": linear64,
     "norm": norm64,
     "paged_attention": paged64,
     "quantised_linear": quantised64,
     "rotate": rotate64,
-    "silu_gate": gate64,
     "linear_cross_entropy": cross_entropy64,
     "token_losses": losses64,
 }

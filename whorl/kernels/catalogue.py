@@ -171,11 +171,11 @@ def _rotate(tokens: int, heads: int, dim: int) -> Make:
     return make
 
 
-def _gate(*shape: int) -> Make:
+def _activate(name: str, *shape: int, gated: bool = True) -> Make:
     def make(dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
         generator = torch.Generator().manual_seed(0)
-        gate, up = 4 * _normal(generator, 2, *shape)
-        return gate.to(device, dtype), up.to(device, dtype)
+        x, up = (4 * _normal(generator, 2, *shape)).to(device, dtype)
+        return x, name, up if gated else None
 
     return make
 
@@ -269,15 +269,23 @@ ROTATE: dict[str, Make] = {
     "many tokens": _rotate(300, 4, 32),
     "no token": _rotate(0, 2, 8),
 }
-GATE: dict[str, Make] = {
-    "one row": _gate(1, 96),
-    "odd size": _gate(5, 77),
-    "many rows": _gate(600, 64),
-    "no row": _gate(0, 8),
+ACTIVATE: dict[str, Make] = {
+    **{f"{name}, gated": _activate(name, 5, 77) for name in elementwise.ACTIVATIONS},
+    **{name: _activate(name, 3, 64, gated=False) for name in elementwise.ACTIVATIONS},
+    "one row": _activate("silu", 1, 96),
+    "many rows": _activate("gelu_tanh", 600, 64),
+    "no row": _activate("relu", 0, 8),
 }
 FP32, HALF, BF16 = torch.float32, torch.float16, torch.bfloat16
 
 KERNELS: dict[str, Kernel] = {
+    "activate": Kernel(
+        elementwise.activate_reference,
+        elementwise.activate,
+        {FP32: 1e-5, HALF: 4e-3, BF16: 1e-2},
+        (),
+        ACTIVATE,
+    ),
     "attention": Kernel(
         attention.reference, attention.attention, {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2}, (0, 1, 2), ATTENTION
     ),
@@ -306,13 +314,6 @@ KERNELS: dict[str, Kernel] = {
     ),
     "rotate": Kernel(
         elementwise.rotate_reference, elementwise.rotate, {FP32: 1e-5, HALF: 4e-3, BF16: 1e-2}, (), ROTATE
-    ),
-    "silu_gate": Kernel(
-        elementwise.silu_gate_reference,
-        elementwise.silu_gate,
-        {FP32: 1e-5, HALF: 4e-3, BF16: 1e-2},
-        (),
-        GATE,
     ),
     "token_losses": Kernel(
         cross_entropy.token_reference,

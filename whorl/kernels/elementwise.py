@@ -1,4 +1,4 @@
-"""Norms, rotations and gates: what stands between a block's matmuls.
+"""Norms, rotations and activations: what stands between a block's matmuls.
 
 Where a compiler can fuse them, or a gradient is wanted, they are torch's ops. A decode step is neither:
 there each op's call costs more than its work, and one C++ pass takes the place of five to eight.
@@ -7,12 +7,23 @@ A row's result is the same bits whatever stands beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from whorl.kernels import native
 from whorl.kernels.native_elementwise import Elementwise
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+KINDS = {name: number for number, name in enumerate(ACTIVATIONS)}  # as elementwise_cpu.cpp counts
+SMALL = 1 << 17  # numbers that one thread adds
 
 
 def norm_reference(
@@ -53,15 +64,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotate_reference(x, cos, sin) if kernels is None else kernels.rotate(x, cos, sin)
 
 
-def silu_gate_reference(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) · up (arXiv 2002.05202), silu rounded to the inputs' dtype."""
-    return F.silu(gate) * up
+def activate_reference(x: Tensor, name: str, up: Tensor | None = None) -> Tensor:
+    """The activation of that name; times `up` in a gated MLP (arXiv 2002.05202)."""
+    active = ACTIVATIONS[name](x)
+    return active if up is None else active * up
 
 
-def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
-    """As `silu_gate_reference`, the fast way."""
-    kernels = _kernels(gate, up)
-    return silu_gate_reference(gate, up) if kernels is None else kernels.silu_gate(gate, up)
+def activate(x: Tensor, name: str, up: Tensor | None = None) -> Tensor:
+    """As `activate_reference`, the fast way."""
+    kernels = _kernels(x, x if up is None else up)
+    if kernels is None:
+        return activate_reference(x, name, up)
+    return kernels.activate(x, KINDS[name], up)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y of one shape: torch's, but for a small step, whose calls `tape` can then keep."""
+    if x.numel() > SMALL or x.shape != y.shape or x.dtype != y.dtype:
+        return x + y
+    kernels = _kernels(x, y)
+    return x + y if kernels is None else kernels.add(x, y)
 
 
 def _kernels(x: Tensor, other: Tensor) -> Elementwise | None:

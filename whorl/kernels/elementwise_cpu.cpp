@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "bf16.h"
+#include "tape.h"
 
 namespace {
 
@@ -86,18 +87,56 @@ void rotate(const E* x, const float* cos, const float* sin, E* y, int64_t rows, 
 inline float rounded(float value, const float*) { return value; }
 inline float rounded(float value, const bits*) { return widen(narrow_finite(value)); }
 
-// silu(gate) · up, the product's first factor rounded as torch's silu rounds it.
-template <class E>
-void silu_gate(const E* gate, const E* up, E* out, int64_t rows, int64_t size, int threads) {
+struct Silu {
+  float operator()(float x) const { return x / (1.f + std::exp(-x)); }
+};
+struct Gelu {
+  float operator()(float x) const { return 0.5f * x * (1.f + std::erf(x * 0.70710678f)); }
+};
+struct GeluTanh {
+  float operator()(float x) const { return 0.5f * x * (1.f + std::tanh(0.79788456f * (x + 0.044715f * x * x * x))); }
+};
+struct Relu {  // by the bits: compilers may forget that NaN is not below 0
+  float operator()(float x) const {
+    uint32_t word;
+    std::memcpy(&word, &x, 4);
+    word = word > 0x80000000u && word <= 0xff800000u ? 0 : word;
+    std::memcpy(&x, &word, 4);
+    return x;
+  }
+};
+
+// The first factor is rounded as torch rounds it.
+template <class Function, class E>
+void activate(const E* x, const E* up, E* out, int64_t rows, int64_t size, int threads) {
+  const Function function;
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * size > WORTH_THREADS)
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t start = row * size;
+    const int64_t start = row * size, stop = start + size;
+    if (up) {
 #pragma omp simd
-    for (int64_t i = start; i < start + size; ++i) {
-      const float value = widen(gate[i]);
-      put(rounded(value / (1.f + std::exp(-value)), out) * widen(up[i]), out + i);
+      for (int64_t i = start; i < stop; ++i) put(rounded(function(widen(x[i])), out) * widen(up[i]), out + i);
+    } else {
+#pragma omp simd
+      for (int64_t i = start; i < stop; ++i) put(function(widen(x[i])), out + i);
     }
   }
+}
+
+template <class E>
+void activate(const E* x, const E* up, E* out, int64_t rows, int64_t size, int kind, int threads) {
+  switch (kind) {
+    case 0: return activate<Silu>(x, up, out, rows, size, threads);
+    case 1: return activate<Gelu>(x, up, out, rows, size, threads);
+    case 2: return activate<GeluTanh>(x, up, out, rows, size, threads);
+    case 3: return activate<Relu>(x, up, out, rows, size, threads);
+  }
+}
+
+template <class E>
+void add(const E* x, const E* y, E* out, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) put(widen(x[i]) + widen(y[i]), out + i);
 }
 
 // k and v [tokens, heads, dim] → pages [P, heads, places, dim]; a negative slot goes nowhere.
@@ -131,13 +170,25 @@ WHORL_NORM(bf16_f32, bits, float)
                                       int64_t heads, int64_t half, int threads) {                           \
     rotate(x, cos, sin, y, rows, heads, half, threads);                                                     \
   }                                                                                                         \
-  extern "C" void whorl_silu_gate_##name(const E* gate, const E* up, E* out, int64_t rows, int64_t size,    \
-                                         int threads) {                                                     \
-    silu_gate(gate, up, out, rows, size, threads);                                                          \
+  extern "C" void whorl_activate_##name(const E* x, const E* up, E* out, int64_t rows, int64_t size,        \
+                                        int kind, int threads) {                                            \
+    activate(x, up, out, rows, size, kind, threads);                                                        \
   }                                                                                                         \
+  extern "C" void whorl_add_##name(const E* x, const E* y, E* out, int64_t count) { add(x, y, out, count); }  \
   extern "C" void whorl_store_##name(const E* k, const E* v, E* k_pages, E* v_pages, const int64_t* slots,  \
                                      int64_t tokens, int64_t heads, int64_t places, int64_t dim) {          \
     store(k, v, k_pages, v_pages, slots, tokens, heads, places, dim);                                       \
   }
 WHORL_ELEMENTWISE(f32, float)
 WHORL_ELEMENTWISE(bf16, bits)
+WHORL_WORDS(whorl_norm_f32)
+WHORL_WORDS(whorl_norm_bf16)
+WHORL_WORDS(whorl_norm_bf16_f32)
+WHORL_WORDS(whorl_rotate_f32)
+WHORL_WORDS(whorl_rotate_bf16)
+WHORL_WORDS(whorl_activate_f32)
+WHORL_WORDS(whorl_activate_bf16)
+WHORL_WORDS(whorl_store_f32)
+WHORL_WORDS(whorl_store_bf16)
+WHORL_WORDS(whorl_add_f32)
+WHORL_WORDS(whorl_add_bf16)

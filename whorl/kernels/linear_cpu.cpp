@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "bf16.h"
+#include "tape.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -484,3 +485,11 @@ extern "C" void whorl_unpacked_f32(const float* x, const uint8_t* packed, const 
                                    int bit, int threads) {
   multiply(x, Unpacking<float>{{packed, scale, in, stride, groups, bit}}, bias, y, n, in, out, threads);
 }
+WHORL_WORDS(whorl_linear_bf16)
+WHORL_WORDS(whorl_linear_f32)
+WHORL_WORDS(whorl_linears_bf16)
+WHORL_WORDS(whorl_linears_f32)
+WHORL_WORDS(whorl_unpacked_bf16)
+WHORL_WORDS(whorl_unpacked_f32)
+WHORL_WORDS(whorl_unpack_bf16)
+WHORL_WORDS(whorl_unpack_f32)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from whorl.kernels import native_elementwise, native_linear, native_paged
+from whorl.kernels import native_call, native_elementwise, native_linear, native_paged
 from whorl.kernels.device import compiler_available
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC")
@@ -34,9 +34,10 @@ SOURCES: dict[Path, tuple[str, ...]] = {
         ("quantise_cpu.cpp", IN_ORDER),
         ("paged_attention_cpu.cpp", ()),
         ("elementwise_cpu.cpp", RELAXED),
+        ("tape_cpu.cpp", ()),
     )
 }
-HEADERS = (Path(__file__).with_name("bf16.h"),)
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("bf16.h", "tape.h"))
 BUILD_SECONDS = 120
 
 AttentionBackward = Callable[
@@ -57,6 +58,7 @@ class Native:
     quantised: native_linear.Quantised | None = None
     paged_attention: native_paged.PagedAttention | None = None
     elementwise: native_elementwise.Elementwise | None = None
+    play: native_call.Play | None = None
     status: str = "native"
 
 
@@ -88,7 +90,7 @@ def kernels() -> Native:
     )
     if problem:
         return Native(status=f"C++ kernels are off: {problem}")
-    return Native(backward, softmax, linear, quantised, paged, elementwise)
+    return Native(backward, softmax, linear, quantised, paged, elementwise, native_call.bind_play(library))
 
 
 def _build() -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from whorl.kernels.native_call import COUNT, FLAG, POINTER, REAL, SIZE, NativeCall, typed_calls
 
 
 @dataclass(frozen=True)
@@ -17,40 +18,25 @@ class Elementwise:
     """All take contiguous bf16 or fp32.
 
     `norm(x [..., D], weight [D], bias | None, eps, offset, layer)`: weight and bias in x's type or fp32;
-    `rotate(x [T, H, D], cos [T, D / 2], sin)`; `silu_gate(gate, up)`: both of one shape;
-    `store(k, v [T, K, D], k_pages, v_pages, slots int64 [T])`.
+    `rotate(x [T, H, D], cos [T, D / 2], sin)`; `activate(x, kind, up | None)`, kind 0 silu, 1 gelu,
+    2 gelu_tanh, 3 relu; `add(x, y)`; `store(k, v [T, K, D], k_pages, v_pages, slots int64 [T])`.
     """
 
     norm: Callable[[Tensor, Tensor, Tensor | None, float, float, bool], Tensor]
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
-    silu_gate: Callable[[Tensor, Tensor], Tensor]
+    activate: Callable[[Tensor, int, Tensor | None], Tensor]
+    add: Callable[[Tensor, Tensor], Tensor]
     store: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 
 
-POINTER, SIZE, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-
-
 def bind(library: ctypes.CDLL) -> Elementwise:
-    return Elementwise(_norm(library), _rotate(library), _silu_gate(library), _store(library))
-
-
-def _typed(
-    library: ctypes.CDLL, name: str, arguments: list[Any]
-) -> dict[torch.dtype, ctypes._NamedFuncPointer]:
-    functions = {
-        torch.bfloat16: getattr(library, f"whorl_{name}_bf16"),
-        torch.float32: getattr(library, f"whorl_{name}_f32"),
-    }
-    for function in functions.values():
-        function.argtypes, function.restype = arguments, None
-    return functions
+    return Elementwise(_norm(library), _rotate(library), _activate(library), _add(library), _store(library))
 
 
 def _norm(library: ctypes.CDLL) -> Callable[[Tensor, Tensor, Tensor | None, float, float, bool], Tensor]:
-    arguments: list[Any] = [POINTER] * 4 + [SIZE] * 2 + [REAL] * 2 + [ctypes.c_bool, ctypes.c_int]
-    functions = _typed(library, "norm", arguments)
-    mixed = library.whorl_norm_bf16_f32  # fp32 weights under a bf16 stream
-    mixed.argtypes, mixed.restype = arguments, None
+    arguments = [POINTER] * 4 + [SIZE] * 2 + [REAL] * 2 + [FLAG, COUNT]
+    functions = typed_calls(library, "whorl_norm", arguments)
+    mixed = NativeCall(library, "whorl_norm_bf16_f32", arguments)  # fp32 weights under a bf16 stream
 
     def norm(
         x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, offset: float, layer: bool
@@ -67,7 +53,7 @@ def _norm(library: ctypes.CDLL) -> Callable[[Tensor, Tensor, Tensor | None, floa
 
 
 def _rotate(library: ctypes.CDLL) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    functions = _typed(library, "rotate", [POINTER] * 4 + [SIZE] * 3 + [ctypes.c_int])
+    functions = typed_calls(library, "whorl_rotate", [POINTER] * 4 + [SIZE] * 3 + [COUNT])
 
     def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         y = torch.empty_like(x)
@@ -81,22 +67,33 @@ def _rotate(library: ctypes.CDLL) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return rotate
 
 
-def _silu_gate(library: ctypes.CDLL) -> Callable[[Tensor, Tensor], Tensor]:
-    functions = _typed(library, "silu_gate", [POINTER] * 3 + [SIZE] * 2 + [ctypes.c_int])
+def _activate(library: ctypes.CDLL) -> Callable[[Tensor, int, Tensor | None], Tensor]:
+    functions = typed_calls(library, "whorl_activate", [POINTER] * 3 + [SIZE] * 2 + [COUNT] * 2)
 
-    def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
-        out, size = torch.empty_like(gate), gate.shape[-1]
-        functions[gate.dtype](
-            gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel() // size, size,
-            torch.get_num_threads(),
+    def activate(x: Tensor, kind: int, up: Tensor | None) -> Tensor:
+        out, size = torch.empty_like(x), x.shape[-1]
+        functions[x.dtype](
+            x.data_ptr(), None if up is None else up.data_ptr(), out.data_ptr(), x.numel() // size, size,
+            kind, torch.get_num_threads(),
         )  # fmt: skip
         return out
 
-    return silu_gate
+    return activate
+
+
+def _add(library: ctypes.CDLL) -> Callable[[Tensor, Tensor], Tensor]:
+    functions = typed_calls(library, "whorl_add", [POINTER] * 3 + [SIZE])
+
+    def add(x: Tensor, y: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        functions[x.dtype](x.data_ptr(), y.data_ptr(), out.data_ptr(), x.numel())
+        return out
+
+    return add
 
 
 def _store(library: ctypes.CDLL) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]:
-    functions = _typed(library, "store", [POINTER] * 5 + [SIZE] * 4)
+    functions = typed_calls(library, "whorl_store", [POINTER] * 5 + [SIZE] * 4)
 
     def store(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
         tokens, heads, dim = k.shape
@@ -124,7 +121,11 @@ def problem(kernels: Elementwise) -> str:
             (kernels.norm(x, weight, None, 1e-5, 0.0, False), F.rms_norm(wide, (38,), weight, 1e-5)),
             (kernels.norm(x, weight, bias, 1e-5, 0.0, True), F.layer_norm(wide, (38,), weight, bias, 1e-5)),
             (kernels.rotate(x, cos, sin), torch.cat([first * c - second * s, second * c + first * s], -1)),
-            (kernels.silu_gate(x, gate), F.silu(wide) * gate.float()),
+            (kernels.activate(x, 0, gate), F.silu(wide) * gate.float()),
+            (kernels.activate(x, 1, None), F.gelu(wide)),
+            (kernels.activate(x, 2, gate), F.gelu(wide, approximate="tanh") * gate.float()),
+            (kernels.activate(x, 3, None), F.relu(wide)),
+            (kernels.add(x, gate), wide + gate.float()),
         ]
         pages = torch.zeros(2, 2, 2, 4, 38, dtype=dtype)
         kernels.store(x, gate, pages[0], pages[1], torch.tensor([6, -1, 1]))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from whorl.kernels.native_call import COUNT, POINTER, SIZE, typed_calls
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -36,11 +38,7 @@ class Quantised:
 
 
 def bind(library: ctypes.CDLL) -> Linear:
-    functions = {torch.bfloat16: library.whorl_linear_bf16, torch.float32: library.whorl_linear_f32}
-    for function in functions.values():
-        function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int]
-        function.restype = None
-
+    functions = typed_calls(library, "whorl_linear", [POINTER] * 4 + [SIZE] * 3 + [COUNT])
     library.whorl_linear_tiles.argtypes = [ctypes.c_int64] * 2
     library.whorl_linear_tiles.restype = ctypes.c_bool
 
@@ -61,10 +59,7 @@ def bind(library: ctypes.CDLL) -> Linear:
 def _several(
     library: ctypes.CDLL,
 ) -> Callable[[Tensor, Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]:
-    functions = {torch.bfloat16: library.whorl_linears_bf16, torch.float32: library.whorl_linears_f32}
-    for function in functions.values():
-        function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
-        function.restype = None
+    functions = typed_calls(library, "whorl_linears", [POINTER] * 5 + [SIZE] * 3 + [COUNT])
     pointers = {count: ctypes.c_void_p * count for count in range(1, 9)}
     sizes = {count: ctypes.c_int64 * count for count in range(1, 9)}
 
@@ -88,10 +83,7 @@ def _several(
 def bind_quantised(library: ctypes.CDLL) -> Quantised:
     library.whorl_quantised_ready.restype = ctypes.c_bool
     rounded = _product(library, "whorl_quantised") if library.whorl_quantised_ready() else None
-    unpackers = {torch.bfloat16: library.whorl_unpack_bf16, torch.float32: library.whorl_unpack_f32}
-    for function in unpackers.values():
-        function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 4 + [ctypes.c_int] * 2
-        function.restype = None
+    unpackers = typed_calls(library, "whorl_unpack", [POINTER] * 3 + [SIZE] * 4 + [COUNT] * 2)
 
     def unpack(packed: Tensor, scale: Tensor, bits: int, inner: int, dtype: torch.dtype) -> Tensor:
         packed, scale = packed.contiguous(), scale.contiguous()
@@ -106,13 +98,7 @@ def bind_quantised(library: ctypes.CDLL) -> Quantised:
 
 
 def _product(library: ctypes.CDLL, name: str) -> Product:
-    functions = {
-        torch.bfloat16: getattr(library, f"{name}_bf16"),
-        torch.float32: getattr(library, f"{name}_f32"),
-    }
-    for function in functions.values():
-        function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
-        function.restype = None
+    functions = typed_calls(library, name, [POINTER] * 5 + [SIZE] * 5 + [COUNT] * 2)
 
     def product(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
         x, packed, scale = x.contiguous(), packed.contiguous(), scale.contiguous()

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "bf16.h"
+#include "tape.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -531,15 +532,20 @@ extern "C" bool whorl_paged_any() {
 }
 extern "C" int64_t whorl_paged_few() { return FEW; }
 
+// What comes after the last sequence is padding, and 0.
 // q, out: [T, heads, d]; k, v: [pages, key_heads, slots, d]; tables: [sequences, columns]; all contiguous.
 #define WHORL_PAGED(name, T)                                                                                      \
   extern "C" void name(const T* q, const T* k, const T* v, T* out, const int32_t* tables, const int32_t* offsets, \
-                       const int32_t* lengths, int64_t sequences, int64_t columns, int64_t heads,                 \
-                       int64_t key_heads, int64_t slots, int64_t d, int64_t window, float scale, float cap,       \
-                       int threads) {                                                                             \
+                       const int32_t* lengths, int64_t tokens, int64_t sequences, int64_t columns,                \
+                       int64_t heads, int64_t key_heads, int64_t slots, int64_t d, int64_t window, float scale,   \
+                       float cap, int threads) {                                                                  \
+    const int64_t last = sequences ? offsets[sequences] : 0;                                                      \
+    std::memset(out + last * heads * d, 0, (tokens - last) * heads * d * sizeof(T));                              \
     attend<T>({q, k, v, out, tables, offsets, lengths, sequences, columns, heads, key_heads, slots, d, scale,     \
                window, cap},                                                                                      \
               threads);                                                                                           \
   }
 WHORL_PAGED(whorl_paged_bf16, bits)
 WHORL_PAGED(whorl_paged_f32, float)
+WHORL_WORDS(whorl_paged_bf16)
+WHORL_WORDS(whorl_paged_f32)

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bf16.h"
+#include "tape.h"
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #include <immintrin.h>
@@ -191,7 +192,6 @@ void choose(const T* x, const uint8_t* packed, const bits* scale, const T* bias,
 extern "C" bool whorl_quantised_ready() { return true; }
 #else
 namespace {
-using bits = uint16_t;
 template <class... Arguments>
 void choose(Arguments...) {}
 }  // namespace
@@ -212,3 +212,5 @@ extern "C" void whorl_quantised_f32(const float* x, const uint8_t* packed, const
                                     int bit, int threads) {
   choose(x, packed, scale, bias, y, n, in, out, stride, groups, bit, threads);
 }
+WHORL_WORDS(whorl_quantised_bf16)
+WHORL_WORDS(whorl_quantised_f32)

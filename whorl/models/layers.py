@@ -3,25 +3,17 @@ through them, norms, softmax and rotations in fp32, whatever the stored weights'
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whorl.kernels.elementwise import norm, rotate, silu_gate
+from whorl.kernels.elementwise import activate, add, norm, rotate
 from whorl.kernels.linear import linear, linears
 from whorl.kernels.spec import AttentionSpec
 from whorl.models.config import ModelConfig, RopeConfig
 from whorl.models.context import Context
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-}
 RopeTable = tuple[Tensor, Tensor]  # cos and sin, each [T, head_dim / 2] in fp32
 
 
@@ -110,7 +102,7 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = config.activation
         self.gate = (
             Linear(config.d_model, config.d_ff, bias=config.mlp_bias) if config.mlp == "gated" else None
         )
@@ -119,11 +111,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
-            return self.down(self.activation(self.up(x)))
+            return self.down(activate(self.up(x), self.activation))
         gate, up = side_by_side(x, self.gate, self.up)
-        if self.activation is F.silu:
-            return self.down(silu_gate(gate, up))
-        return self.down(self.activation(gate) * up)
+        return self.down(activate(gate, self.activation, up))
 
 
 class Block(nn.Module):
@@ -142,9 +132,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, table: RopeTable | None, context: Context) -> Tensor:
         if self.post:
-            x = self.attention_norm(x + self.attention(x, table, context))
-            return self.mlp_norm(x + self.mlp(x))
+            x = self.attention_norm(add(x, self.attention(x, table, context)))
+            return self.mlp_norm(add(x, self.mlp(x)))
         added = self.attention(self.attention_norm(x), table, context)
-        x = x + (added if self.attention_post_norm is None else self.attention_post_norm(added))
+        x = add(x, added if self.attention_post_norm is None else self.attention_post_norm(added))
         added = self.mlp(self.mlp_norm(x))
-        return x + (added if self.mlp_post_norm is None else self.mlp_post_norm(added))
+        return add(x, added if self.mlp_post_norm is None else self.mlp_post_norm(added))
