@@ -249,6 +249,8 @@ QUANTISED: dict[str, Make] = {
     "int4, groups of 128": _quantised(16, 256, 12, 4, 128),
     "int4, one group": _quantised(2, 32, 5, 4, 32),
     "int4, rows as groups": _quantised(2, 52, 5, 4),
+    "int8, tiles": _quantised(20, 160, 33, 8, bias=True),
+    "int4, tiles": _quantised(9, 192, 40, 4, 32),
     "int4, many rows": _quantised(40, 96, 20, 4, 32, bias=True),
     "no row": _quantised(0, 32, 5, 4, 32),
 }

@@ -16,6 +16,7 @@
 
 #include "bf16.h"
 #include "tape.h"
+#include "tiles.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -26,10 +27,8 @@ constexpr int LANES = 8, ROWS = 2, COLUMNS = 4;  // there are sixteen registers
 #include <immintrin.h>
 #endif
 #endif
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(WHORL_AMX) && defined(__AMX_BF16__)
 #define WHORL_TILES
-#include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 namespace {
@@ -188,35 +187,7 @@ void linear(const typename T::element* x, const Part<typename T::element, Rows>*
 // -- tiles: 16 rows of W times 16 rows of x, 32 of k a step ------------------------------------------
 
 constexpr int64_t TILE = 16, TILE_K = 32, TILE_ROWS = 2 * TILE;
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-bool tiles_allowed() {  // Linux grants the registers to a process that asks
-  constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18;
-  static const bool granted = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
-  return granted;
-}
-
-// This thread's tiles as we need them, and as oneDNN left them (it remembers what it set) afterwards.
-class Tiles {
- public:
-  Tiles() {
-    _tile_storeconfig(&before_);
-    const TileConfig ours;
-    _tile_loadconfig(&ours);
-  }
-  ~Tiles() {
-    if (before_.palette) _tile_loadconfig(&before_);
-    else _tile_release();
-  }
-
- private:
-  TileConfig before_;
-};
+constexpr TileConfig whole_tiles;
 
 // 32 of k of x [n, in] → [strips][16 pairs][16 rows][2]: strips of 16 rows of x, pairs of k side by
 // side. Places of rows past n keep what was there: no other row's sum sees them.
@@ -278,7 +249,7 @@ void tiled(const bits* x, const Part<bits, Rows>* parts, int64_t count, int64_t 
   for (int64_t k = 0; k < in; k += TILE_K) pack_pairs(x + k, n, in, pairs + k * strips * TILE);
 #pragma omp parallel num_threads(threads)
   {
-    const Tiles tiles;
+    const Tiles tiles(whole_tiles);
     for (int64_t part = 0; part < count; ++part) {
       const auto [rows_of, bias, y, out] = parts[part];
       const int64_t blocks = (out + TILE_ROWS - 1) / TILE_ROWS;

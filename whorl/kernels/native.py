@@ -32,12 +32,13 @@ SOURCES: dict[Path, tuple[str, ...]] = {
         ("cross_entropy_cpu.cpp", RELAXED),
         ("linear_cpu.cpp", IN_ORDER),
         ("quantise_cpu.cpp", IN_ORDER),
+        ("quantise_tiles_cpu.cpp", IN_ORDER),
         ("paged_attention_cpu.cpp", ()),
         ("elementwise_cpu.cpp", RELAXED),
         ("tape_cpu.cpp", ()),
     )
 }
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("bf16.h", "tape.h"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("bf16.h", "tape.h", "tiles.h"))
 BUILD_SECONDS = 120
 
 AttentionBackward = Callable[

@@ -30,10 +30,13 @@ Product = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
 @dataclass(frozen=True)
 class Quantised:
     """Products with packed weights: `rounded` takes x in 8 bits (None on a CPU without VNNI), `unpacked` a
-    block of W at a time in x's type. `unpack(packed, scale, bits, in, dtype)` gives W, bf16 or fp32."""
+    block of W at a time in x's type; `tiled` takes x in 8 bits through AMX, where `tiles(in, out, groups)`
+    says that the shape fits. `unpack(packed, scale, bits, in, dtype)` gives W, bf16 or fp32."""
 
     rounded: Product | None
     unpacked: Product
+    tiled: Product
+    tiles: Callable[[int, int, int], bool]
     unpack: Callable[[Tensor, Tensor, int, int, torch.dtype], Tensor]
 
 
@@ -94,7 +97,12 @@ def bind_quantised(library: ctypes.CDLL) -> Quantised:
         )  # fmt: skip
         return weight
 
-    return Quantised(rounded, _product(library, "whorl_unpacked"), unpack)
+    library.whorl_quantised_tiles_fit.argtypes = [SIZE] * 3
+    library.whorl_quantised_tiles_fit.restype = ctypes.c_bool
+    return Quantised(
+        rounded, _product(library, "whorl_unpacked"), _product(library, "whorl_quantised_tiles"),
+        library.whorl_quantised_tiles_fit, unpack,
+    )  # fmt: skip
 
 
 def _product(library: ctypes.CDLL, name: str) -> Product:
@@ -119,7 +127,14 @@ def quantised_problem(kernels: Quantised) -> str:
     """Compare with fp64, on codes and scales drawn at random; "" when equal but for what is rounded."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    sizes = ((8, 1, 9, 100, 1), (8, 6, 40, 192, 1), (4, 3, 9, 160, 5), (4, 5, 37, 384, 3), (4, 2, 5, 52, 1))
+    sizes = (
+        (8, 1, 9, 100, 1),
+        (8, 6, 40, 192, 1),
+        (4, 3, 9, 160, 5),
+        (4, 5, 37, 384, 3),
+        (4, 2, 5, 52, 1),
+        (8, 21, 23, 96, 1),
+    )
     for bits, rows, out, inner, groups in sizes:
         codes = torch.randint(0, 256, (out, -(-inner * bits // 32) * 4), generator=generator).to(torch.uint8)
         scale = (torch.rand(out, groups, generator=generator) + 0.1).bfloat16()
@@ -134,6 +149,8 @@ def quantised_problem(kernels: Quantised) -> str:
         made += [(x @ kernels.unpack(packed, scale, bits, inner, torch.float32).T, 1e-5)]
         if kernels.rounded is not None:
             made += [(kernels.rounded(x, packed, scale, bits, None), 0.02)]
+        if kernels.tiles(inner, out, groups):
+            made += [(kernels.tiled(x, packed, scale, bits, None), 0.02)]
         for value, share in made:
             difference = float((value.double() - wanted).abs().max() / wanted.abs().max())
             worst = max(worst, difference / share)
