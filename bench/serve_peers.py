@@ -2,9 +2,9 @@
 server, and transformers' generate.
 
 llama.cpp comes as the sources inside llama-cpp-python's source distribution, of which its HTTP server
-and its quantiser are built with CMake for this CPU, once (minutes); they are kept in the user's cache. One line
-is added to its sources: GCC before 13 believes that loading a tile configuration reads 8 bytes of it and
-leaves out the stores of the rest, and llama.cpp's int8 matmuls on AMX then end the process.
+and its quantiser are built with CMake for this CPU, once (minutes); they are kept in the user's cache.
+One line is added to its sources: GCC before 13 believes that loading a tile configuration reads 8 bytes
+of it and leaves out the stores of the rest, and llama.cpp's int8 matmuls on AMX then end the process.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from whorl.kernels import native_call, native_elementwise, native_linear, native_paged
+from whorl.kernels import native_call, native_elementwise, native_linear, native_logits, native_paged
 from whorl.kernels.device import compiler_available
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC")
@@ -36,6 +36,7 @@ SOURCES: dict[Path, tuple[str, ...]] = {
         ("paged_attention_cpu.cpp", ()),
         ("elementwise_cpu.cpp", RELAXED),
         ("tape_cpu.cpp", ()),
+        ("logits_cpu.cpp", RELAXED),
     )
 }
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("bf16.h", "tape.h", "tiles.h"))
@@ -59,6 +60,7 @@ class Native:
     quantised: native_linear.Quantised | None = None
     paged_attention: native_paged.PagedAttention | None = None
     elementwise: native_elementwise.Elementwise | None = None
+    likeliest: native_logits.Likeliest | None = None
     play: native_call.Play | None = None
     status: str = "native"
 
@@ -81,6 +83,7 @@ def kernels() -> Native:
     quantised = native_linear.bind_quantised(library)
     paged = native_paged.bind(library)
     elementwise = native_elementwise.bind(library)
+    likeliest = native_logits.bind(library)
     problem = (
         _test(backward)
         or _test_softmax(softmax)
@@ -88,10 +91,13 @@ def kernels() -> Native:
         or native_linear.quantised_problem(quantised)
         or native_paged.problem(paged)
         or native_elementwise.problem(elementwise)
+        or native_logits.problem(likeliest)
     )
     if problem:
         return Native(status=f"C++ kernels are off: {problem}")
-    return Native(backward, softmax, linear, quantised, paged, elementwise, native_call.bind_play(library))
+    return Native(
+        backward, softmax, linear, quantised, paged, elementwise, likeliest, native_call.bind_play(library)
+    )
 
 
 def _build() -> Path:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from whorl.kernels.buckets import bucket
+from whorl.kernels.logits import likeliest
 from whorl.models.decoder import Decoder, Projection
 from whorl.models.sampling import Draw, choose
 from whorl.models.vision import Features, Images
@@ -172,8 +173,8 @@ class Runner:
             )
             for one, _ in due
         ]  # fmt: skip
-        chosen = choose(logits, draws)
-        lse = torch.logsumexp(logits, -1)
+        best, lse = likeliest(logits)
+        chosen = choose(logits, draws, best)
         logprobs = (logits.gather(1, chosen[:, None])[:, 0] - lse).tolist()
         finite = torch.isfinite(lse).tolist()
         for row, (sequence, _) in enumerate(due):
