@@ -40,9 +40,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import psutil
+from _serve_peers import LLAMA, generate, llama_server, quantised_gguf, write_gguf, write_model
 from rich.console import Console
 from rich.table import Table
-from serve_peers import LLAMA, generate, llama_server, quantised_gguf, write_gguf, write_model
 
 from whorl.base.files import JsonLines
 from whorl.evals.serving import served
