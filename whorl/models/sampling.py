@@ -64,8 +64,7 @@ def _choose_one(logits: Tensor, draw: Draw) -> int:
     drawn = uniform(draw.params.seed, draw.number, len(draw.reply)) * float(total[-1])
     # The first token whose cumulated weight exceeds the draw: one of weight 0 can never be it.
     at = int(torch.searchsorted(total, torch.tensor(drawn, dtype=torch.float64), right=True))
-    last = int(weights.nonzero()[-1])  # rounding may reach past it
-    at = min(at, last)
+    at = min(at, int(torch.searchsorted(total, total[-1])))  # rounding may reach past the last one
     return at if ids is None else int(ids[at])
 
 
