@@ -22,7 +22,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import re
 import statistics
@@ -32,22 +31,19 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
+from _record import keep
 from _serve_peers import LLAMA, generate, llama_server, quantised_gguf, write_gguf, write_model
 from rich.console import Console
 from rich.table import Table
 
-from whorl.base.files import JsonLines
 from whorl.evals.serving import served
 
-RESULTS = Path(__file__).parent / "results" / "serve.jsonl"
 SHAPE = {"vocab_size": 151936, "d_model": 1024, "n_layers": 28, "n_heads": 16, "n_kv_heads": 8,
          "head_dim": 128, "d_ff": 3072, "context": 4096}  # fmt: skip
 QUICKSTART_SHAPE = {"vocab_size": 4096, "d_model": 320, "n_layers": 6, "n_heads": 5, "n_kv_heads": 5,
@@ -364,12 +360,6 @@ def quickstart(directory: Path, count: int, console: Console) -> dict[str, list[
     return seen
 
 
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -410,19 +400,13 @@ def main() -> None:
             for name, rate in against_generate(directory, threads, number).items():
                 generated.setdefault(name, []).append(rate)
     ratios = show(found, generated, console)
-    record = {
-        "format": 1, "bench": "serve", "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rates": found["rates"], "generate": generated, "quickstart": fast, "ratios": ratios,
-        "overheads": [vars(one) for one in found["overheads"]], "read_bytes_per_second": found["reads"],
-        "model": SHAPE, "rounds": options.rounds, "threads": threads, "processor": processor(),
-        "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version(),
-        "versions": {"torch": version("torch"), "transformers": version("transformers"),
-                     "llama-cpp-python": LLAMA},
-    }  # fmt: skip
     if not options.dry:
-        log = JsonLines(RESULTS)
-        log.append(record)
-        log.close()
+        keep("serve", {
+            "rates": found["rates"], "generate": generated, "quickstart": fast, "ratios": ratios,
+            "overheads": [vars(one) for one in found["overheads"]],
+            "read_bytes_per_second": found["reads"], "model": SHAPE, "rounds": options.rounds,
+            "threads": threads, "llama-cpp-python": LLAMA,
+        }, ("torch", "transformers"))  # fmt: skip
 
 
 if __name__ == "__main__":
