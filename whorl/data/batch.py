@@ -76,7 +76,8 @@ class Batch:
     float32 [T] (0 where nothing is learnt), `lengths` int32 [N] summing to T, `ids` one a document.
     Padding is one last document with id "" and weight 0. `pixels` float32 [P, 3·p·p] or None,
     `grids` int32 [I, 2], `image_positions` int64 [P] in [0, T). `reference` float32 [T] or None: the
-    targets' log-probs under a reference model, for objectives that compare with one. Raises `DataError` where these disagree.
+    targets' log-probs under a reference model, for objectives that compare with one. Raises `DataError`
+    where these disagree.
     """
 
     tokens: Array

@@ -59,8 +59,9 @@ def fit(
     """Train `model` in place for `config.steps` steps, going on from the run's last checkpoint.
 
     Every loss is divided by the step's target weight over all micro-batches and ranks, so that
-    accumulation and data parallelism equal the large batch. `measure` is asked about `validation`. Leaves early, saved, on SIGINT, SIGTERM
-    or SIGUSR1 to any rank; the returned state's `left` then names the signal.
+    accumulation and data parallelism equal the large batch. `measure` is what is asked about `validation`.
+    Leaves early, saved, on SIGINT, SIGTERM or SIGUSR1 to any rank; the returned state's `left` then names
+    the signal.
     """
     group = Group.current()
     if batches.steps is not None and batches.steps < config.steps:
