@@ -22,7 +22,10 @@ from whorl.text.tokenizer import Tokenizer
 
 IMAGES = ImageConfig(patch_size=4, max_size=16, breaks=False)
 LANDS = ("France", "Italy", "Norway", "Egypt", "Peru", "Spain", "Japan", "Chile")
-TEXT = f"The capital of {' '.join(LANDS)}? I know it well: it is a town. No idea, ask somebody else please. " * 20
+TEXT = (
+    f"The capital of {' '.join(LANDS)}? I know it well: it is a town. No idea, ask somebody else please. "
+    * 20
+)
 
 
 def picture(colour: tuple[int, int, int]) -> ImagePart:

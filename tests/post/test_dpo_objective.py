@@ -174,7 +174,15 @@ def trained(pairs: list[PairSample], run: str, length: int, micro_batches: int, 
     )  # fmt: skip
     objective = Preference("sigmoid", 0.5)
     with Logbook(f"{tmp}/{run}") as logbook:
-        fit(model, batches, objective, config, logbook, validation=batches.in_order(), measure=objective.measure)
+        fit(
+            model,
+            batches,
+            objective,
+            config,
+            logbook,
+            validation=batches.in_order(),
+            measure=objective.measure,
+        )
     return model
 
 
@@ -199,7 +207,9 @@ def test_a_kept_reference_is_read_back_or_refused(tmp_path: object) -> None:
     keep_reference(run, pairs, "v1", known)
     back = read_reference(run, pairs, "v1")
     assert back is not None
-    assert all(np.array_equal(a, b) for x, y in zip(known, back, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(
+        np.array_equal(a, b) for x, y in zip(known, back, strict=True) for a, b in zip(x, y, strict=True)
+    )
     assert read_reference(run, pairs, "v2") is None and read_reference(run, pairs[:4], "v1") is None
     data = bytearray((run / FILE).read_bytes())
     data[-1] ^= 1

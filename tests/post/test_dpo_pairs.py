@@ -79,13 +79,14 @@ BROKEN: list[tuple[Any, str]] = [
     ({"chosen": "Rome.", "rejected": "Oslo."}, "prompt is missing"),
     ({"prompt": "", "chosen": "Rome.", "rejected": "Oslo."}, "prompt is empty"),
     ({"prompt": 3, "chosen": "Rome.", "rejected": "Oslo."}, "prompt must be a text or a list"),
-    ({"prompt": [{"role": "boss", "content": "x"}], "chosen": "a", "rejected": "b"}, "prompt[0].role: 'boss'"),
+    ({"prompt": [{"role": "boss", "content": "x"}], "chosen": "a", "rejected": "b"},
+     "prompt[0].role: 'boss'"),
     ({"prompt": "Best?", "chosen": [{"role": "assistant", "content": 3}], "rejected": "b"},
      "chosen: messages[0].content: must be a string"),
     ({"prompt": "Best?", "chosen": 3, "rejected": "b"}, "chosen must be a text, a message"),
     ({"prompt": [ASKED, GOOD], "chosen": "a", "rejected": "b"}, "prompt ends with the assistant's turn"),
     ({"chosen": [ASKED, GOOD], "rejected": "b", "prompt": "Best?"}, "chosen is a whole conversation and"),
-    ({"chosen": [ASKED, GOOD], "rejected": [{"role": "user", "content": "Else?"}, BAD]}, "share no beginning"),
+    ({"chosen": [ASKED, GOOD], "rejected": [{"role": "user", "content": "?"}, BAD]}, "share no beginning"),
     ({"prompt": "Other?", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, "begin with the prompt"),
     ({"chosen": [ASKED, GOOD, ASKED], "rejected": [ASKED, BAD]}, "chosen ends with the user's turn"),
     ({"chosen": [ASKED, GOOD], "rejected": [ASKED]}, "rejected says nothing after the prompt"),
@@ -124,9 +125,7 @@ def test_several_replies_of_a_side_are_all_learnt(tokenizer: Tokenizer) -> None:
     pair = Pair(
         prompt=asked, chosen=chosen, rejected=(Message(role="assistant", content=("4",)),), where="x:1"
     )
-    (sample,), _ = pair_samples(
-        [pair], Maker(tokenizer, ChatTemplate.default()), length=500, max_length=250
-    )
+    (sample,), _ = pair_samples([pair], Maker(tokenizer, ChatTemplate.default()), length=500, max_length=250)
     runs = np.flatnonzero(np.diff(np.concatenate([[0], sample.chosen.weights > 0, [0]]))).reshape(-1, 2)
     texts = [tokenizer.decode(sample.chosen.tokens[a:b].tolist()) for a, b in runs]
     assert len(texts) == 2 and "add" in texts[0] and texts[1] == "It is 3.<|im_end|>"
@@ -181,8 +180,9 @@ def test_texts_a_template_makes_equal_are_refused(tokenizer: Tokenizer) -> None:
     assert "content" in source
     pair = read_pair({"prompt": "Town?", "chosen": "Rome.", "rejected": "Rome. "}, "x:1")
     trimming = ChatTemplate(
-        "{%- for message in messages -%}<|im_start|>{{ message.role }}\n{{ message.content | trim }}<|im_end|>\n"
-        "{%- endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+        "{%- for message in messages -%}<|im_start|>{{ message.role }}\n"
+        "{{ message.content | trim }}<|im_end|>\n{%- endfor -%}"
+        "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
     )
     with pytest.raises(DataError, match="x:1: chosen and rejected are the same once the chat template"):
         pair_samples([pair], Maker(tokenizer, trimming), length=120, max_length=80)

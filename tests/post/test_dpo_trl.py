@@ -56,8 +56,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Path, lis
     trainer = trl.DPOTrainer(
         model=open_model(model, dtype=torch.float32), ref_model=open_model(reference, dtype=torch.float32),
         args=trl.DPOConfig(
-            output_dir=str(folder / "out"), report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False,
-            disable_dropout=True, max_length=None,
+            output_dir=str(folder / "out"), report_to=[], use_cpu=True, bf16=False,
+            gradient_checkpointing=False, disable_dropout=True, max_length=None,
         ),
         train_dataset=Dataset.from_list(words),
         processing_class=transformers.AutoTokenizer.from_pretrained(model),
