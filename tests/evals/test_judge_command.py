@@ -93,4 +93,4 @@ def test_mistakes_are_one_line(tmp_path: Path, questions: Path) -> None:
         done = judge(*words, code=2)
         assert said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     unreached = judge(old, *url, code=1)
-    assert "does not answer" in unreached.stderr
+    assert "does not answer" in unreached.stderr and "--verdicts FILE" in unreached.stderr

@@ -20,6 +20,7 @@ from whorl.base.errors import InputError
 from whorl.base.files import read_json, read_jsonl
 from whorl.base.logbook import read_events, read_metrics, series
 from whorl.base.nouns import Conversation, Message, SamplingParams
+from whorl.cli.main import main
 from whorl.models.chat import Assistant
 from whorl.models.config import LoraConfig
 from whorl.models.decoder import Decoder
@@ -210,14 +211,16 @@ def test_killed_it_goes_on_bit_for_bit_without_a_second_pass(base: Path, pairs: 
         ("", "no pairs in it"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(base: Path, tmp_path: Path, line: str, told: str) -> None:
+def test_a_mistake_is_one_line_and_exit_2(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
+) -> None:
     (tmp_path / "pairs.jsonl").write_text(line + "\n")
-    done = subprocess.run(
-        command(base, tmp_path / "pairs.jsonl", tmp_path / "runs", "x"),
-        capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
-    assert done.returncode == 2 and told in done.stderr.splitlines()[-1], done.stderr
-    assert "Traceback" not in done.stderr and not (tmp_path / "runs").exists()
+    words = command(base, tmp_path / "pairs.jsonl", tmp_path / "runs", "x")[3:]
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and told in said.splitlines()[-1] and "Traceback" not in said
+    assert not (tmp_path / "runs").exists()
 
 
 def test_help_names_the_keys_without_torch() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
@@ -119,7 +121,7 @@ def test_at_the_start_nothing_is_preferred() -> None:
     pairs = pairs_of(6)
     batch = MicroBatch.of(batch_of(pairs), CPU)
     value, figures = Preference("sigmoid", 0.3)(model_of(1), batch)
-    assert float(value) / 6 == pytest.approx(np.log(2), abs=1e-5)
+    assert value.item() / 6 == pytest.approx(np.log(2), abs=1e-5)
     assert float(figures["margin"]) == pytest.approx(0, abs=1e-4)
     assert float(figures["divergence"]) == pytest.approx(0, abs=1e-5)
 
@@ -132,9 +134,13 @@ def test_a_batch_of_padding_is_no_pair_and_moves_nothing() -> None:
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_pairs_stay_together_and_come_once_an_epoch() -> None:
-    pairs = pairs_of(40)
-    batches = PairBatches(pairs, length=48, micro_batches=3, seed=5, reference=reference_of(pairs))
+@settings(max_examples=25)
+@given(st.integers(1, 40), st.integers(46, 200), st.integers(1, 5), st.integers(0, 99))
+def test_pairs_stay_together_and_come_once_an_epoch(
+    count: int, length: int, micro_batches: int, seed: int
+) -> None:
+    pairs = pairs_of(count, seed)
+    batches = PairBatches(pairs, length=length, micro_batches=micro_batches, seed=seed)
     seen: list[str] = []
     for number in range(batches.per_epoch):
         batch = batches.micro(number)
@@ -144,7 +150,7 @@ def test_pairs_stay_together_and_come_once_an_epoch() -> None:
         assert [a.split("/")[0] for a in names[::2]] == [b.split("/")[0] for b in names[1::2]]
         assert batch.weight == pytest.approx(len(names) / 2)
         seen += [name.split("/")[0] for name in names[::2]]
-    assert sorted(seen, key=int) == [str(number) for number in range(40)]
+    assert sorted(seen, key=int) == [str(number) for number in range(count)]
 
 
 def test_the_references_log_probs_stand_at_their_tokens() -> None:

@@ -56,14 +56,22 @@ def command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """
     import asyncio
 
-    from whorl.base.errors import InputError
+    from whorl.base.errors import FaultError, InputError
     from whorl.evals.judge_questions import read_questions
 
     questions = read_questions(options["questions"], options["references"], options["limit"])
     answers = asyncio.run(collect(models, questions, options))
     if options["battles"] and (len(answers) < 2 or options["score"]):
         raise InputError("--battles needs two models or more and no --score: battles are comparisons")
-    report = asyncio.run(judged(questions, answers, options))
+    try:
+        report = asyncio.run(judged(questions, answers, options))
+    except FaultError as error:
+        kept = (
+            "the same command goes on"
+            if options["verdicts"]
+            else "--verdicts FILE would have kept what it said"
+        )
+        raise FaultError(f"{error} ({kept})") from error
     if as_json:
         click.echo(json.dumps(without_nan(report)))
     else:
@@ -195,7 +203,7 @@ def show(report: dict[str, Any]) -> None:
     draw: Callable[[dict[str, Any]], Any] = pair_table if report["kind"] == "pairs" else score_table
     console.print(draw(report))
     for line in pair_notes(report) if report["kind"] == "pairs" else score_notes(report):
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def pair_table(report: dict[str, Any]) -> Any:

@@ -42,7 +42,7 @@ def preview_pairs(pairs: Sequence[PairSample], report: PairReport, tokenizer: To
     if not speaks():
         return
     colour = console().is_terminal
-    signs = "in green and the rejected in red" if colour else "in [[ ]]"
+    signs = "in green, the rejected in red" if colour else "+, the rejected -, and what is compared in [[ ]]"
     say(f"{len(pairs):,} pairs of {report.pairs:,} read; the chosen reply is {signs}:")
     for pair in pairs[:SHOWN_PAIRS]:
         for sign, style, sample in (("+", "green", pair.chosen), ("-", "red", pair.rejected)):
