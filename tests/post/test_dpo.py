@@ -26,12 +26,17 @@ from whorl.models.config import LoraConfig
 from whorl.models.decoder import Decoder
 from whorl.models.directory import load
 from whorl.models.weights import weight_version
+from whorl.parallel.group import Group
 from whorl.post.config import PreferenceLoss, SftConfig, SftTrainConfig
-from whorl.post.dpo import dpo
-from whorl.post.reference import FILE
+from whorl.post.dpo import _samples, dpo
+from whorl.post.pair_batches import PairBatches
+from whorl.post.preference import Preference
+from whorl.post.reference import FILE, compute_reference
 from whorl.post.sft import sft
+from whorl.post.start import open_start
 from whorl.text.template import ChatTemplate
 from whorl.text.tokenizer import Tokenizer
+from whorl.train.batches import MicroBatch
 
 PATIENCE = 120
 
@@ -98,17 +103,21 @@ def test_lora_moves_only_its_adapter_and_the_reference_is_the_base(
     base: Path, pairs: Path, tmp_path: Path
 ) -> None:
     before = weight_version(base)
-    dpo(settings(base, pairs, tmp_path, 8, lora=LoraConfig(rank=4, dropout=0.1)))
+    config = settings(base, pairs, tmp_path, 8, lora=LoraConfig(rank=4, dropout=0.1), validation=0.4)
+    dpo(config)
     run = tmp_path / "dpo"
     assert weight_version(base) == before and not (run / "model").exists()
     margins = series(read_metrics(run), "margin")[1]
     assert abs(margins[0]) < 1e-3 < margins[-1]
-    from whorl.models.context import Packed
-
-    plain, adapted = load(base), load(base, adapter=run / "adapter")
-    with torch.no_grad():
-        ids = torch.arange(20)
-        assert not torch.allclose(plain(ids, Packed([20])), adapted(ids, Packed([20])), atol=1e-4)
+    _, held_out = _samples(config, open_start(str(base), {}))
+    known = compute_reference(load(base), held_out, 256, torch.device("cpu"), Group())
+    (batch,) = PairBatches(held_out, length=256, micro_batches=1, seed=0, reference=known).in_order()
+    adapted = load(base, adapter=run / "adapter")
+    found = Preference().measure(adapted, MicroBatch.of(batch, torch.device("cpu")))
+    (told,) = series(read_metrics(run), "validation_margin")[1]
+    assert found["margin"].item() / batch.weight == pytest.approx(told, abs=1e-5), (
+        "base and adapter are what was trained, and nothing else was"
+    )
 
 
 def test_another_reference_than_the_model(base: Path, pairs: Path, tmp_path: Path) -> None:
@@ -127,13 +136,13 @@ def test_another_reference_than_the_model(base: Path, pairs: Path, tmp_path: Pat
 
 
 def test_validation_is_by_prompt_and_told(base: Path, tmp_path: Path) -> None:
-    lines = [line | {"chosen": f"No idea {number}."} for line in records() * 4 for number in range(3)]
+    lines = [line | {"chosen": f"No idea {number}."} for line in records() for number in range(23)]
     path = write(tmp_path / "pairs.jsonl", lines)
     dpo(settings(base, path, tmp_path, 2, validation=0.4, length=128, train={"eval_every": 1}))
     run = tmp_path / "dpo"
     results = {event["name"]: event for event in read_events(run) if event["kind"] == "result"}
     held = results["preference accuracy"]["cases"]
-    assert 0 < held < len(lines) and held % 12 == 0, "all twelve pairs of a prompt are on one side"
+    assert 0 < held < len(lines) and held % 23 == 0, "all 23 pairs of a prompt are on one side"
     metrics = read_metrics(run)
     assert series(metrics, "validation_accuracy")[1][-1] == results["preference accuracy"]["value"]
     assert len(series(metrics, "validation_margin")[1]) == 2

@@ -72,7 +72,7 @@ def read_verdict(said: str, words: Mapping[str, Value]) -> Value | None:
     for part in parts:
         line = (part.lstrip(" \t*_`").splitlines() or [""])[0].strip(DECORATION)
         found.append(folded.get(line.casefold() if len(line) > 1 else line))
-    return found[0] if found and None not in found and len(set(found)) == 1 else None
+    return found[0] if len(set(found)) == 1 else None
 
 
 async def ask(
