@@ -198,6 +198,8 @@ def test_killed_it_goes_on_bit_for_bit_without_a_second_pass(base: Path, pairs: 
     assert one == two and len(one) == 12
     mine, theirs = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    said = run_to_end([*words, "--beta", "0.7"])
+    assert "beta 0.5 → 0.7" in said, "another objective is taken as asked for, and said"
     changed = write(tmp_path / "fewer.jsonl", records(images=True)[:5])
     done = subprocess.run(command(base, changed, tmp_path, "killed", *steps, "--train.steps", "13"),
                           capture_output=True, text=True, timeout=PATIENCE)  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from whorl.base.errors import DataError, InputError
-from whorl.base.logbook import Logbook, read_metrics, series
+from whorl.base.logbook import CONFIG, Logbook, read_metrics, series
 from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import say
 from whorl.models.decoder import Decoder
@@ -50,6 +51,7 @@ def dpo(config: DpoConfig) -> TrainState:
         versions = {"model": weight_version(model_directory(config.model))}
         if config.reference:
             versions["reference"] = weight_version(model_directory(config.reference))
+        _tell_objective(run, config, logbook)
         logbook.config(config, {pairs: hash_input(pairs) for pairs in config.pairs} | versions)
         version = versions.get("reference", versions["model"])
         known = _reference(config, start, training + held_out, version, logbook, group)
@@ -109,6 +111,23 @@ def _samples(config: DpoConfig, start: Start) -> tuple[list[PairSample], list[Pa
             " or --too-long cut"
         )
     return made[0], made[1]
+
+
+def _tell_objective(run: Path, config: DpoConfig, logbook: Logbook) -> None:
+    """A run that goes on with another objective does so because it was asked to, and says it."""
+    place = run / CONFIG
+    if logbook.path is None or not place.exists():
+        return
+    before = tomllib.loads(place.read_text(encoding="utf-8"))
+    changed = [
+        f"{name} {before.get(name)} → {getattr(config, name)}"
+        for name in ("loss", "beta", "nll")
+        if before.get(name) != getattr(config, name)
+    ]
+    if changed:
+        text = f"the objective differs from the run's and is taken as asked: {', '.join(changed)}"
+        say(text)
+        logbook.event("note", text=text)
 
 
 def _reference(
