@@ -18,7 +18,6 @@ from whorl.post.config import DpoConfig, DpoTrainConfig
 from whorl.text.bpe import train_bpe
 from whorl.text.config import ImageConfig
 from whorl.text.template import ChatTemplate
-from whorl.text.tokenizer import Tokenizer
 
 IMAGES = ImageConfig(patch_size=4, max_size=16, breaks=False)
 LANDS = ("France", "Italy", "Norway", "Egypt", "Peru", "Spain", "Japan", "Chile")
@@ -82,7 +81,3 @@ def settings(model: Path, pairs: Path, runs: Path, steps: int, **more: Any) -> D
     return DpoConfig.model_validate(
         given | {"train": DpoTrainConfig.model_validate(train | more.pop("train", {}))} | more
     )
-
-
-def tokenizer_of(directory: Path) -> Tokenizer:
-    return Tokenizer.load(directory)
