@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from whorl.base.errors import DataError, InputError
+from whorl.base.files import sha256_input
 from whorl.base.logbook import CONFIG, Logbook, read_metrics, series
 from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import say
@@ -27,7 +28,7 @@ from whorl.post.preference import Preference
 from whorl.post.preview import preview_pairs
 from whorl.post.reference import compute_reference, keep_reference, read_reference
 from whorl.post.sft import held_out_by
-from whorl.post.start import Start, export, hash_input, open_start, train_config
+from whorl.post.start import Start, export, open_start, train_config
 from whorl.text.tokenizer import Tokenizer
 from whorl.train.choices import decide
 from whorl.train.loop import TrainState, fit
@@ -52,7 +53,7 @@ def dpo(config: DpoConfig) -> TrainState:
         if config.reference:
             versions["reference"] = weight_version(model_directory(config.reference))
         _tell_objective(run, config, logbook)
-        logbook.config(config, {pairs: hash_input(pairs) for pairs in config.pairs} | versions)
+        logbook.config(config, {pairs: sha256_input(pairs) for pairs in config.pairs} | versions)
         version = versions.get("reference", versions["model"])
         known = _reference(config, start, training + held_out, version, logbook, group)
         batches = PairBatches(

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from whorl.base.errors import DataError
-from whorl.base.files import sha256_json
+from whorl.base.files import sha256_input, sha256_json
 from whorl.base.logbook import Logbook
 from whorl.base.nouns import Conversation
 from whorl.base.posix import keep_freed_memory
@@ -20,7 +20,7 @@ from whorl.parallel.launch import EXIT_RESUME
 from whorl.post.config import SftConfig
 from whorl.post.preview import preview
 from whorl.post.samples import chat_samples
-from whorl.post.start import Start, export, hash_input, open_start, train_config
+from whorl.post.start import Start, export, open_start, train_config
 from whorl.text.records import read_conversations
 from whorl.train.loop import TrainState, fit
 from whorl.train.objectives import next_token
@@ -48,7 +48,7 @@ def sft(config: SftConfig) -> TrainState:
     train = train_config(config.train, config.epochs, batches)
     started = time.time()
     with Logbook(run) if group.rank == 0 else Logbook.null() as logbook:
-        data = {chats: hash_input(chats) for chats in config.chats}
+        data = {chats: sha256_input(chats) for chats in config.chats}
         logbook.config(config, data | {"model": weight_version(model_directory(config.model))})
         state = fit(start.model, batches, next_token, train, logbook, validation=validation)
         seconds = time.time() - started

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from whorl.base.errors import InputError
-from whorl.base.files import sha256_file, sha256_json
 from whorl.base.logbook import Logbook
 from whorl.base.progress import say
 from whorl.data.batches import Batches
-from whorl.models.adapter import save_adapter
+from whorl.models.adapter import adapter_version, save_adapter
 from whorl.models.decoder import Decoder
 from whorl.models.directory import load, model_directory, save_state
 from whorl.models.weights import weight_version
@@ -75,13 +74,6 @@ def train_config(train: SftTrainConfig | DpoTrainConfig, epochs: float, batches:
     return TrainConfig.model_validate(train.model_dump() | {"steps": steps})
 
 
-def hash_input(path: str | Path) -> str:
-    """Of a file's content, or of all files' below a folder."""
-    place = Path(path)
-    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
-    return sha256_json([sha256_file(file) for file in files])
-
-
 def export(
     start: Start, base: str, run: Path, state: TrainState, logbook: Logbook, group: Group, *, adapter: bool
 ) -> None:
@@ -98,7 +90,7 @@ def export(
                 start.model.config, weights, place, start.tokenizer, template=start.template,
                 images=start.images, family=start.model.family, compute_dtype=start.model.compute_dtype,
             )  # fmt: skip
-        version = "" if adapter else weight_version(place)
-        logbook.event("exported", path=str(place), weights=version, step=state.step)
+        made = {"adapter": adapter_version(place)} if adapter else {"weights": weight_version(place)}
+        logbook.event("exported", path=str(place), step=state.step, **made)
         say(f"{place.name}: {place}")
     group.barrier()
