@@ -12,8 +12,8 @@ from torch import Tensor
 from whorl.kernels import native
 from whorl.kernels import quantise as packing
 from whorl.kernels.device import compiler_available
-from whorl.kernels.linear import ROWS, TILED_ROWS, linear
-from whorl.kernels.quantise import dequantise, pack, quantise, quantised_linear, unpack
+from whorl.kernels.linear import ROWS, TILED_ROWS, linear, linears
+from whorl.kernels.quantise import dequantise, pack, quantise, quantised_linear, quantised_linears, unpack
 
 SHAPES = [(64, 96), (70, 32), (33, 77), (5, 40), (300, 1056)]  # out, in: whole tiles, ragged ones, none
 DTYPES = [torch.float32, torch.bfloat16]
@@ -150,10 +150,30 @@ def test_tiles_and_vectors_round_alike(
     for rows in (1, 5, 16, 17, 32):
         x, bias = draw(dtype, rows, inner), draw(dtype, out)
         tiled, vectors = (
-            product(x, packed, scale, bits, bias).float() for product in (QUANTISED.tiled, QUANTISED.rounded)
+            product(x, [packed], [scale], bits, [bias])[0].float()
+            for product in (QUANTISED.tiled, QUANTISED.rounded)
         )
         difference = (tiled - vectors).abs().max() / vectors.abs().max()
         assert float(difference) < (1e-5 if dtype == torch.float32 else 5e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 16, 32, 40])
+@pytest.mark.parametrize(("bits", "group"), [*KINDS, (16, 0)])
+def test_several_at_once_are_each_alone(bits: int, group: int, rows: int) -> None:
+    x = draw(torch.bfloat16, rows, 256)
+    weights = [draw(torch.float32, out, 256) for out in (37, 64, 5)]  # the last fits no tile
+    biases = [None, draw(torch.bfloat16, 64), None]
+    for count in (2, 3):
+        if bits == 16:
+            dense = [weight.bfloat16() for weight in weights[:count]]
+            made = linears(x, dense, biases[:count])
+            alone = [linear(x, weight, bias) for weight, bias in zip(dense, biases[:count], strict=True)]
+        else:
+            packed, scales = zip(*(quantise(weight, bits, group) for weight in weights[:count]), strict=True)
+            made = quantised_linears(x, packed, scales, bits, biases[:count])
+            alone = [quantised_linear(x, *one, bits, bias)
+                     for *one, bias in zip(packed, scales, biases[:count], strict=True)]  # fmt: skip
+        assert all(torch.equal(one, other) for one, other in zip(made, alone, strict=True))
 
 
 @pytest.mark.parametrize(("bits", "group", "bound"), [(8, 0, 0.012), (4, 32, 0.11), (4, 128, 0.13)])

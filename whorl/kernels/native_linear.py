@@ -11,6 +11,10 @@ from torch import Tensor
 
 from whorl.kernels.native_call import COUNT, POINTER, SIZE, typed_calls
 
+MOST = 8  # matrices of one call
+POINTERS = {count: ctypes.c_void_p * count for count in range(1, MOST + 1)}
+SIZES = {count: ctypes.c_int64 * count for count in range(1, MOST + 1)}
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -27,15 +31,19 @@ Product = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
 """(x [..., in], packed int32 [out, …], scale bf16 [out, groups], 8 | 4 bits, bias | None) → [..., out]"""
 
 
+Products = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], int, Sequence[Tensor | None]], list[Tensor]]
+"""The same for up to 8 matrices packed alike, in one call: [packed], [scale], bits, [bias] → [y]"""
+
+
 @dataclass(frozen=True)
 class Quantised:
     """Products with packed weights: `rounded` takes x in 8 bits (None on a CPU without VNNI), `unpacked` a
     block of W at a time in x's type; `tiled` takes x in 8 bits through AMX, where `tiles(in, out, groups)`
     says that the shape fits. `unpack(packed, scale, bits, in, dtype)` gives W, bf16 or fp32."""
 
-    rounded: Product | None
+    rounded: Products | None
     unpacked: Product
-    tiled: Product
+    tiled: Products
     tiles: Callable[[int, int, int], bool]
     unpack: Callable[[Tensor, Tensor, int, int, torch.dtype], Tensor]
 
@@ -63,29 +71,29 @@ def _several(
     library: ctypes.CDLL,
 ) -> Callable[[Tensor, Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]:
     functions = typed_calls(library, "whorl_linears", [POINTER] * 5 + [SIZE] * 3 + [COUNT])
-    pointers = {count: ctypes.c_void_p * count for count in range(1, 9)}
-    sizes = {count: ctypes.c_int64 * count for count in range(1, 9)}
 
     def several(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
         x = x.contiguous()
         inner, count = x.shape[-1], len(weights)
         outs = [weight.shape[0] for weight in weights]
         made = [x.new_empty((*x.shape[:-1], out)) for out in outs]
-        array = pointers[count]
         functions[x.dtype](
-            x.data_ptr(), array(*(weight.data_ptr() for weight in weights)),
-            array(*(None if bias is None else bias.data_ptr() for bias in biases)),
-            array(*(y.data_ptr() for y in made)), sizes[count](*outs), count, x.numel() // inner, inner,
-            torch.get_num_threads(),
+            x.data_ptr(), places(weights), places(biases), places(made), SIZES[count](*outs), count,
+            x.numel() // inner, inner, torch.get_num_threads(),
         )  # fmt: skip
         return made
 
     return several
 
 
+def places(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    """Where they lie, as an array of pointers."""
+    return POINTERS[len(tensors)](*(None if one is None else one.data_ptr() for one in tensors))
+
+
 def bind_quantised(library: ctypes.CDLL) -> Quantised:
     library.whorl_quantised_ready.restype = ctypes.c_bool
-    rounded = _product(library, "whorl_quantised") if library.whorl_quantised_ready() else None
+    rounded = _products(library, "whorl_quantised") if library.whorl_quantised_ready() else None
     unpackers = typed_calls(library, "whorl_unpack", [POINTER] * 3 + [SIZE] * 4 + [COUNT] * 2)
 
     def unpack(packed: Tensor, scale: Tensor, bits: int, inner: int, dtype: torch.dtype) -> Tensor:
@@ -100,7 +108,7 @@ def bind_quantised(library: ctypes.CDLL) -> Quantised:
     library.whorl_quantised_tiles_fit.argtypes = [SIZE] * 3
     library.whorl_quantised_tiles_fit.restype = ctypes.c_bool
     return Quantised(
-        rounded, _product(library, "whorl_unpacked"), _product(library, "whorl_quantised_tiles"),
+        rounded, _product(library, "whorl_unpacked"), _products(library, "whorl_quantised_tiles"),
         library.whorl_quantised_tiles_fit, unpack,
     )  # fmt: skip
 
@@ -121,6 +129,28 @@ def _product(library: ctypes.CDLL, name: str) -> Product:
         return y
 
     return product
+
+
+def _products(library: ctypes.CDLL, name: str) -> Products:
+    functions = typed_calls(library, name, [POINTER] * 6 + [SIZE] * 5 + [COUNT] * 2)
+
+    def products(
+        x: Tensor, packed: Sequence[Tensor], scales: Sequence[Tensor], bits: int,
+        biases: Sequence[Tensor | None],
+    ) -> list[Tensor]:  # fmt: skip
+        x = x.contiguous()
+        packed, scales = [one.contiguous() for one in packed], [one.contiguous() for one in scales]
+        biases = [None if bias is None else bias.contiguous() for bias in biases]
+        outs, inner = [one.shape[0] for one in packed], x.shape[-1]
+        made = [x.new_empty((*x.shape[:-1], out)) for out in outs]
+        functions[x.dtype](
+            x.data_ptr(), places(packed), places(scales), places(biases), places(made),
+            SIZES[len(outs)](*outs), len(outs), x.numel() // inner, inner, packed[0].shape[1] * 4,
+            scales[0].shape[1], bits, torch.get_num_threads(),
+        )  # fmt: skip
+        return made
+
+    return products
 
 
 def quantised_problem(kernels: Quantised) -> str:
@@ -148,9 +178,9 @@ def quantised_problem(kernels: Quantised) -> str:
         made += [(kernels.unpacked(x.bfloat16(), packed, scale, bits, None), 0.02)]
         made += [(x @ kernels.unpack(packed, scale, bits, inner, torch.float32).T, 1e-5)]
         if kernels.rounded is not None:
-            made += [(kernels.rounded(x, packed, scale, bits, None), 0.02)]
+            made += [(y, 0.02) for y in kernels.rounded(x, [packed] * 2, [scale] * 2, bits, [None] * 2)]
         if kernels.tiles(inner, out, groups):
-            made += [(kernels.tiled(x, packed, scale, bits, None), 0.02)]
+            made += [(y, 0.02) for y in kernels.tiled(x, [packed] * 2, [scale] * 2, bits, [None] * 2)]
         for value, share in made:
             difference = float((value.double() - wanted).abs().max() / wanted.abs().max())
             worst = max(worst, difference / share)

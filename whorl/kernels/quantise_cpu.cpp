@@ -25,6 +25,7 @@ constexpr int64_t GROUP = 32;       // elements of x that share a scale
 constexpr int64_t AHEAD = 512;      // bytes of each row of W that are on their way
 constexpr int64_t WORTH_THREADS = 1 << 17;
 constexpr int ROWS = 4, COLUMNS = 4;
+constexpr int64_t MOST_PARTS = 8;
 
 inline __m512 load(const float* from) { return _mm512_loadu_ps(from); }
 inline __m512 load(const bits* from) {
@@ -149,41 +150,60 @@ void rows(const Column<P>* x, const Matrix& w, int64_t row, const T* bias, T* y,
   }
 }
 
+// One of the matrices that x is multiplied with; all are packed alike.
+template <class T>
+struct Part {
+  Matrix w;
+  const T* bias;
+  T* y;
+};
+
 template <int P, int PER, class T>
-void linear(const T* x, const Matrix& w, const T* bias, T* y, int64_t n, int threads) {
-  const int64_t vectors = (w.in + WIDTH<P> - 1) / WIDTH<P>, blocks = (w.out + ROWS - 1) / ROWS;
+void linear(const T* x, const Part<T>* parts, int64_t count, int64_t n, int threads) {
+  const int64_t in = parts[0].w.in, vectors = (in + WIDTH<P> - 1) / WIDTH<P>;
   static thread_local std::vector<Column<P>> space;
   if (int64_t(space.size()) < n * vectors) space.resize(n * vectors);
   Column<P>* columns = space.data();
-  if (w.in * w.out < WORTH_THREADS) threads = 1;
   // Alone: at each barrier a busy machine may let the other thread wait for a time slice.
   for (int64_t at = 0; at < n * vectors; ++at) {
     const int64_t from = at % vectors * WIDTH<P>;
-    quantise<P>(x + at / vectors * w.in + from, std::min(w.in - from, WIDTH<P>), columns[at]);
+    quantise<P>(x + at / vectors * in + from, std::min(in - from, WIDTH<P>), columns[at]);
   }
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t number = 0; number < blocks; ++number) {
-    const int64_t row = number * ROWS;
-    if (row + ROWS <= w.out) {
-      rows<P, PER, ROWS>(columns, w, row, bias ? bias + row : nullptr, y + row, n);
-    } else {
-      for (int64_t one = row; one < w.out; ++one)
-        rows<P, PER, 1>(columns, w, one, bias ? bias + one : nullptr, y + one, n);
+#pragma omp parallel num_threads(threads)
+  for (int64_t part = 0; part < count; ++part) {
+    const auto [w, bias, y] = parts[part];
+    const int64_t blocks = (w.out + ROWS - 1) / ROWS;
+#pragma omp for schedule(static) nowait
+    for (int64_t number = 0; number < blocks; ++number) {
+      const int64_t row = number * ROWS;
+      if (row + ROWS <= w.out) {
+        rows<P, PER, ROWS>(columns, w, row, bias ? bias + row : nullptr, y + row, n);
+      } else {
+        for (int64_t one = row; one < w.out; ++one)
+          rows<P, PER, 1>(columns, w, one, bias ? bias + one : nullptr, y + one, n);
+      }
     }
   }
 }
 
 template <class T>
-void choose(const T* x, const uint8_t* packed, const bits* scale, const T* bias, T* y, int64_t n, int64_t in,
-            int64_t out, int64_t stride, int64_t groups, int bit, int threads) {
+void choose(const T* x, const uint8_t* const* packed, const bits* const* scale, const T* const* bias, T* const* y,
+            const int64_t* out, int64_t count, int64_t n, int64_t in, int64_t stride, int64_t groups, int bit,
+            int threads) {
   const int64_t per = groups == 1 ? 0 : WIDTH<2> / (in / groups);
-  const Matrix w{packed, scale, in, out, stride, groups, spreading(per)};
-  if (bit == 8) return linear<1, 0>(x, w, bias, y, n, threads);
+  Part<T> parts[MOST_PARTS];
+  int64_t weights = 0;
+  for (int64_t part = 0; part < count; ++part) {
+    parts[part] = {{packed[part], scale[part], in, out[part], stride, groups, spreading(per)}, bias[part], y[part]};
+    weights += in * out[part];
+  }
+  if (weights < WORTH_THREADS) threads = 1;
+  if (bit == 8) return linear<1, 0>(x, parts, count, n, threads);
   switch (per) {
-    case 0: return linear<2, 0>(x, w, bias, y, n, threads);
-    case 1: return linear<2, 1>(x, w, bias, y, n, threads);
-    case 2: return linear<2, 2>(x, w, bias, y, n, threads);
-    case 4: return linear<2, 4>(x, w, bias, y, n, threads);
+    case 0: return linear<2, 0>(x, parts, count, n, threads);
+    case 1: return linear<2, 1>(x, parts, count, n, threads);
+    case 2: return linear<2, 2>(x, parts, count, n, threads);
+    case 4: return linear<2, 4>(x, parts, count, n, threads);
   }
 }
 
@@ -199,18 +219,16 @@ void choose(Arguments...) {}
 extern "C" bool whorl_quantised_ready() { return false; }
 #endif
 
-// x [n, in], y [n, out], bias [out] or null; packed [out, stride] bytes; scale [out, groups] in bf16. With 4
-// bits a group is 32, 64 or 128 elements or the row, with 8 bits the row.
-extern "C" void whorl_quantised_bf16(const bits* x, const uint8_t* packed, const bits* scale, const bits* bias,
-                                     bits* y, int64_t n, int64_t in, int64_t out, int64_t stride, int64_t groups,
-                                     int bit, int threads) {
-  choose(x, packed, scale, bias, y, n, in, out, stride, groups, bit, threads);
-}
-
-extern "C" void whorl_quantised_f32(const float* x, const uint8_t* packed, const bits* scale, const float* bias,
-                                    float* y, int64_t n, int64_t in, int64_t out, int64_t stride, int64_t groups,
-                                    int bit, int threads) {
-  choose(x, packed, scale, bias, y, n, in, out, stride, groups, bit, threads);
-}
+// x [n, in] with `count` (at most 8) matrices packed alike: packed[i] [out[i], stride] bytes, scale[i]
+// [out[i], groups] in bf16 → y[i] [n, out[i]]; bias[i] may be null. With 4 bits a group is 32, 64 or 128
+// elements or the row, with 8 bits the row.
+#define WHORL_QUANTISED(name, T)                                                                                \
+  extern "C" void name(const T* x, const uint8_t* const* packed, const bits* const* scale, const T* const* bias, \
+                       T* const* y, const int64_t* out, int64_t count, int64_t n, int64_t in, int64_t stride,   \
+                       int64_t groups, int bit, int threads) {                                                  \
+    choose(x, packed, scale, bias, y, out, count, n, in, stride, groups, bit, threads);                         \
+  }
+WHORL_QUANTISED(whorl_quantised_bf16, bits)
+WHORL_QUANTISED(whorl_quantised_f32, float)
 WHORL_WORDS(whorl_quantised_bf16)
 WHORL_WORDS(whorl_quantised_f32)

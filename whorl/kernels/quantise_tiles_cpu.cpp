@@ -150,26 +150,34 @@ void block(const Strip* x, int64_t strips, const Matrix& w, int64_t row, const T
 }
 
 template <class T>
-void linear(const T* x, const Matrix& w, const T* bias, T* y, int64_t n, int bit, int threads) {
-  const int64_t strips = (n + TILE - 1) / TILE, steps = w.in / GROUP, blocks = (w.out + TILE - 1) / TILE;
+void linear(const T* x, const uint8_t* const* packed, const bits* const* scale, const T* const* bias, T* const* y,
+            const int64_t* out, int64_t count, int64_t n, int64_t in, int64_t stride, int64_t groups, int bit,
+            int threads) {
+  const int64_t strips = (n + TILE - 1) / TILE, steps = in / GROUP;
   static thread_local std::vector<Strip> space;  // kept: fresh pages cost more than the packing
   if (int64_t(space.size()) < strips * steps) space.resize(strips * steps);
-  Strip* packed = space.data();
-  if (w.in * w.out < WORTH_THREADS) threads = 1;
+  Strip* rounded = space.data();
+  int64_t weights = 0;
+  for (int64_t part = 0; part < count; ++part) weights += in * out[part];
+  if (weights < WORTH_THREADS) threads = 1;
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static)
     for (int64_t step = 0; step < steps; ++step)
       for (int64_t row = 0; row < strips * TILE; ++row) {
-        Strip& strip = packed[row / TILE * steps + step];
-        if (row == n) std::memset(&packed[row / TILE * steps + step].scale[row % TILE], 0, (TILE - row % TILE) * 4);
-        if (row < n) quantise(x + row * w.in + step * GROUP, row % TILE, bit == 8 ? 128 : 8, strip);
+        Strip& strip = rounded[row / TILE * steps + step];
+        if (row < n) quantise(x + row * in + step * GROUP, row % TILE, bit == 8 ? 128 : 8, strip);
+        else strip.scale[row % TILE] = 0;  // what its codes are is the same then
       }
     const Tiles tiles(group_tiles);
+    for (int64_t part = 0; part < count; ++part) {
+      const Matrix w{packed[part], scale[part], in, out[part], stride, groups};
+      const int64_t blocks = (w.out + TILE - 1) / TILE;
 #pragma omp for schedule(static) nowait
-    for (int64_t number = 0; number < blocks; ++number) {
-      const int64_t row = std::min(number * TILE, w.out - TILE);  // the last one reaches back
-      block(packed, strips, w, row, bias ? bias + row : nullptr, y + row, n, bit);
+      for (int64_t number = 0; number < blocks; ++number) {
+        const int64_t row = std::min(number * TILE, w.out - TILE);  // the last one reaches back
+        block(rounded, strips, w, row, bias[part] ? bias[part] + row : nullptr, y[part] + row, n, bit);
+      }
     }
   }
 }
@@ -181,11 +189,6 @@ inline bool fits(int64_t in, int64_t out, int64_t groups) {
 }  // namespace
 #else
 namespace {
-struct Matrix {
-  const uint8_t* packed;
-  const bits* scale;
-  int64_t in, out, stride, groups;
-};
 template <class... Arguments>
 void linear(Arguments...) {}
 inline bool fits(int64_t, int64_t, int64_t) { return false; }
@@ -196,10 +199,11 @@ inline bool fits(int64_t, int64_t, int64_t) { return false; }
 extern "C" bool whorl_quantised_tiles_fit(int64_t in, int64_t out, int64_t groups) { return fits(in, out, groups); }
 
 // As whorl_quantised, for shapes that fit.
-#define WHORL_QUANTISED_TILES(name, T)                                                                         \
-  extern "C" void name(const T* x, const uint8_t* packed, const bits* scale, const T* bias, T* y, int64_t n,   \
-                       int64_t in, int64_t out, int64_t stride, int64_t groups, int bit, int threads) {        \
-    linear(x, Matrix{packed, scale, in, out, stride, groups}, bias, y, n, bit, threads);                       \
+#define WHORL_QUANTISED_TILES(name, T)                                                                          \
+  extern "C" void name(const T* x, const uint8_t* const* packed, const bits* const* scale, const T* const* bias, \
+                       T* const* y, const int64_t* out, int64_t count, int64_t n, int64_t in, int64_t stride,   \
+                       int64_t groups, int bit, int threads) {                                                  \
+    linear(x, packed, scale, bias, y, out, count, n, in, stride, groups, bit, threads);                         \
   }
 WHORL_QUANTISED_TILES(whorl_quantised_tiles_bf16, bits)
 WHORL_QUANTISED_TILES(whorl_quantised_tiles_f32, float)

@@ -3,7 +3,8 @@ through them, norms, softmax and rotations in fp32, whatever the stored weights'
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,18 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
+    @classmethod
+    def together(cls, x: Tensor, layers: Sequence[Self]) -> list[Tensor]:
+        """What each of several layers of this very class makes of one x."""
+        return linears(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
+
 
 def side_by_side(x: Tensor, *layers: nn.Module) -> list[Tensor]:
-    """What each layer makes of x: matrices that are plain in one call, adapted or packed ones each by
-    itself."""
-    if all(type(layer) is Linear for layer in layers):
-        plain = cast(tuple[Linear, ...], layers)
-        return linears(x, [layer.weight for layer in plain], [layer.bias for layer in plain])
+    """What each layer makes of x: in one call where all are matrices of one kind, else one by one, as
+    under an adapter."""
+    first = layers[0]
+    if isinstance(first, Linear) and all(type(layer) is type(first) for layer in layers):
+        return first.together(x, cast(tuple[Linear, ...], layers))
     return [layer(x) for layer in layers]
 
 

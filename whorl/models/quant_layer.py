@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +57,14 @@ class QuantLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return packing.quantised_linear(x, self.weight_packed, self.weight_scale, self.bits, self.bias)
+
+    @classmethod
+    def together(cls, x: Tensor, layers: Sequence[Self]) -> list[Tensor]:
+        bits = layers[0].bits
+        if any(layer.bits != bits for layer in layers):
+            return [layer(x) for layer in layers]
+        packed, scales = [one.weight_packed for one in layers], [one.weight_scale for one in layers]
+        return packing.quantised_linears(x, packed, scales, bits, [one.bias for one in layers])
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
