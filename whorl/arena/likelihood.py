@@ -1,0 +1,181 @@
+"""The likelihoods of votes and Newton's method on them.
+
+Parameters θ = (ξ [M] strengths in natural log-odds, β [F] style, η the width of a tie). With
+d = ξ_a − ξ_b + f·β:
+
+- ties as half wins (Bradley and Terry, 1952): −log L = Σ w·[softplus(d) − y·d];
+- Rao and Kupper (1967): P(a) = σ(d − η), P(b) = σ(−d − η), P(tie) = the rest, which is
+  (e^{2η} − 1)·σ(d − η)·σ(−d − η): hence both are sums of softplus of something linear, and convex.
+
+The scale of ξ is free: within each connected group Σξ = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import expit
+
+from whorl.arena.outcomes import Outcomes
+from whorl.base.errors import DataError
+
+Ties = Literal["half", "rao-kupper"]
+Array = NDArray[np.float64]
+MOST_STEPS = 100
+CLOSE_ENOUGH = 1e-10  # of θ, per step: a rating's hundredth point is 6e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """Of each outcome: its −log-likelihood and the derivatives by d and, where there is one, η."""
+
+    loss: Array
+    by_d: Array
+    by_dd: Array
+    by_e: Array | None = None
+    by_de: Array | None = None
+    by_ee: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is to be minimised: outcomes, how ties count, and Gaussian penalties ½·ridge·θ²."""
+
+    outcomes: Outcomes
+    ties: Ties
+    groups: NDArray[np.int32]
+    ridge: Array  # [M + F + E]
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return self.outcomes.models, self.outcomes.f.shape[1], int(self.ties == "rao-kupper")
+
+    def terms(self, theta: Array) -> Terms:
+        out = self.outcomes
+        models, features, has_tie = self.sizes
+        d = theta[out.a] - theta[out.b]
+        if features:
+            d = d + out.f @ theta[models : models + features]
+        return rao_kupper(d, out.points, float(theta[-1])) if has_tie else half_wins(d, out.points)
+
+    def loss(self, theta: Array) -> float:
+        if self.ties == "rao-kupper" and theta[-1] <= 0:
+            return np.inf
+        return float(self.outcomes.weight @ self.terms(theta).loss + 0.5 * self.ridge @ theta**2)
+
+    def gradient(self, terms: Terms, theta: Array) -> Array:
+        out = self.outcomes
+        slope = out.weight * terms.by_d
+        models = np.bincount(out.a, slope, out.models) - np.bincount(out.b, slope, out.models)
+        parts = [models, out.f.T @ slope]
+        if terms.by_e is not None:
+            parts.append(np.array([out.weight @ terms.by_e]))
+        return np.concatenate(parts) + self.ridge * theta
+
+    def hessian(self, terms: Terms) -> Array:
+        weight = self.outcomes.weight
+        ties = (
+            None if terms.by_de is None or terms.by_ee is None else (weight * terms.by_de, weight * terms.by_ee)
+        )
+        return self.moments(weight * terms.by_dd, ties) + np.diag(self.ridge)
+
+    def scores(self, terms: Terms) -> Array:
+        """G = Σ w²·s·sᵀ over battles, s the score of one: the middle of the sandwich."""
+        by_d, by_e, square = terms.by_d, terms.by_e, self.outcomes.square
+        ties = None if by_e is None else (square * by_d * by_e, square * by_e**2)
+        return self.moments(square * by_d**2, ties)
+
+    def moments(self, values: Array, ties: tuple[Array, Array] | None) -> Array:
+        """Σ values·xxᵀ with x = (e_a − e_b, f), bordered by the tie's row where there is one."""
+        out, (models, features, has_tie) = self.outcomes, self.sizes
+        size = models + features + has_tie
+        full = np.zeros((size, size))
+        flat = np.bincount(out.a.astype(np.int64) * models + out.b, values, models * models)
+        between = flat.reshape(models, models)
+        between = between + between.T
+        full[:models, :models] = np.diag(between.sum(axis=1)) - between
+        if features:
+            weighted = values[:, None] * out.f
+            full[models : models + features, models : models + features] = out.f.T @ weighted
+            for place in range(features):
+                self._border(full, models + place, weighted[:, place])
+        if ties is not None:
+            self._border(full, size - 1, ties[0])
+            full[models:-1, -1] = full[-1, models:-1] = out.f.T @ ties[0]
+            full[-1, -1] = ties[1].sum()
+        return full
+
+    def _border(self, full: Array, place: int, values: Array) -> None:
+        out = self.outcomes
+        column = np.bincount(out.a, values, out.models) - np.bincount(out.b, values, out.models)
+        full[: out.models, place] = full[place, : out.models] = column
+
+    def gauge(self) -> Array:
+        """Added to a Hessian it fixes Σξ of each group, and changes nothing else."""
+        models = self.outcomes.models
+        full = np.zeros((sum(self.sizes), sum(self.sizes)))
+        full[:models, :models] = same_group(self.groups)
+        return full
+
+
+def same_group(groups: NDArray[np.int32]) -> Array:
+    """[M, M] the projector on what is constant within groups: 1/|group| where two share one."""
+    shared = groups[:, None] == groups[None, :]
+    mean: Array = shared / shared.sum(axis=1, keepdims=True)
+    return mean
+
+
+def half_wins(d: Array, points: Array) -> Terms:
+    p = expit(d)
+    return Terms(np.logaddexp(0, d) - points * d, p - points, p * (1 - p))
+
+
+def rao_kupper(d: Array, points: Array, eta: float) -> Terms:
+    kept_by_a, kept_by_b = points > 0, points < 1  # a tie has a factor of both
+    tie = kept_by_a & kept_by_b
+    to_a, to_b = kept_by_a * expit(eta - d), kept_by_b * expit(eta + d)
+    bend_a, bend_b = to_a * expit(d - eta), to_b * expit(-d - eta)
+    loss = kept_by_a * np.logaddexp(0, eta - d) + kept_by_b * np.logaddexp(0, eta + d)
+    return Terms(
+        loss=loss - tie * (2 * eta + np.log(-np.expm1(-2 * eta))),
+        by_d=to_b - to_a,
+        by_dd=bend_a + bend_b,
+        by_e=to_a + to_b + tie * (2 / np.expm1(-2 * eta)),
+        by_de=bend_b - bend_a,
+        by_ee=bend_a + bend_b + tie / np.sinh(eta) ** 2,
+    )
+
+
+def minimise(problem: Problem, start: Array | None = None) -> Array:
+    """θ at the minimum, by Newton's method with halved steps; the likelihoods here are convex."""
+    models, features, has_tie = problem.sizes
+    theta = np.zeros(models + features + has_tie) if start is None else start.copy()
+    if has_tie and start is None:
+        theta[-1] = 0.5
+    gauge = problem.gauge()
+    loss = problem.loss(theta)
+    for _ in range(MOST_STEPS):
+        terms = problem.terms(theta)
+        gradient, hessian = problem.gradient(terms, theta), problem.hessian(terms)
+        scale = float(np.mean(np.diag(hessian)[:models])) or 1.0
+        step = cho_solve(cho_factor(hessian + scale * gauge), -gradient)
+        length, expected = 1.0, float(gradient @ step)
+        while True:
+            tried = theta + length * step
+            lower = problem.loss(tried)
+            # Near the minimum the loss no longer changes in floating point: the step is then taken whole.
+            if lower <= loss + 1e-4 * length * expected + 1e-12 * abs(loss):
+                break
+            length /= 2
+            if length < 1e-10:
+                raise DataError("the ratings' likelihood cannot be minimised: weights or style are extreme")
+        theta, loss = tried, lower
+        if length == 1.0 and np.max(np.abs(step)) < CLOSE_ENOUGH:
+            return theta
+    raise DataError(
+        f"the ratings did not settle in {MOST_STEPS} Newton steps: weights or style are extreme"
+    )

@@ -1,0 +1,176 @@
+"""From battles to what a likelihood needs: weights, and each different outcome once with its count.
+
+Two million votes between 150 models have at most 33,525 different outcomes (pair × win, tie, loss), so
+everything after this file costs the same whether people voted a thousand times or a thousand million.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from whorl.arena.battles import Battles
+
+Weights = Literal["equal", "propensity"]
+FEWEST_OF_A_PAIR = 50  # a pair with fewer battles is weighted as if it had these
+PROMPT_QUANTILE = 0.9999
+OUTCOME = np.array([2, 0, 1, 1])  # points × 2 by winner code
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """n different outcomes of `models` models. `points` is what a got: 1, ½ or 0.
+
+    `count` says how often each was seen, `weight` is Σw and `square` Σw² over its battles; the mean
+    weight of a battle is 1. With style features `f [n, F]` every battle stays an outcome of its own.
+    """
+
+    models: int
+    a: NDArray[np.int32]
+    b: NDArray[np.int32]
+    points: NDArray[np.float64]
+    count: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    square: NDArray[np.float64]
+    f: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    @property
+    def battles(self) -> float:
+        return float(self.count.sum())
+
+    def per_model(self) -> NDArray[np.int64]:
+        """[M] battles of each model."""
+        ends = np.bincount(self.a, self.count, self.models) + np.bincount(self.b, self.count, self.models)
+        return np.rint(ends).astype(np.int64)
+
+    def pair_counts(self) -> NDArray[np.float64]:
+        """[M, M] battles of each pair, both ways round."""
+        flat = np.bincount(
+            self.a.astype(np.int64) * self.models + self.b, self.count, self.models * self.models
+        )
+        one_way: NDArray[np.float64] = flat.reshape(self.models, self.models)
+        return one_way + one_way.T
+
+    def recounted(self, count: NDArray[np.float64]) -> Outcomes:
+        """The same outcomes seen `count` times instead (a resample, or some votes dropped)."""
+        share = count / self.count
+        return replace(self, count=count, weight=self.weight * share, square=self.square * share)
+
+    def groups(self) -> NDArray[np.int32]:
+        """[M] which connected group each model is in: between groups no chain of battles leads."""
+        return self._components(np.ones(len(self), dtype=bool), np.zeros(len(self), dtype=bool), "weak")
+
+    def leagues(self) -> NDArray[np.int32]:
+        """[M] which strongly connected part each model is in, where an edge is a point taken from.
+
+        The likelihood has a finite maximum exactly when each group is one league (L. R. Ford, 1957):
+        otherwise some models only ever won, or only lost, against all the others.
+        """
+        return self._components(self.points > 0, self.points < 1, "strong")
+
+    def _components(
+        self, forward: NDArray[np.bool_], back: NDArray[np.bool_], connection: str
+    ) -> NDArray[np.int32]:
+        seen = self.count > 0
+        forward, back = forward & seen, back & seen
+        rows = np.concatenate([self.a[forward], self.b[back]])
+        columns = np.concatenate([self.b[forward], self.a[back]])
+        graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(self.models, self.models))
+        labels: NDArray[np.int32] = connected_components(graph.tocsr(), connection=connection)[1]
+        return labels
+
+
+def collapse(
+    battles: Battles, weights: Weights = "equal", features: NDArray[np.float64] | None = None
+) -> Outcomes:
+    """The different outcomes of `battles` and their weights; `features [N, F]` keep each apart."""
+    weight = propensity_weights(battles) if weights == "propensity" else None
+    if features is not None and features.shape[1]:
+        ones = np.ones(len(battles))
+        each = ones if weight is None else weight
+        return Outcomes(
+            len(battles.models), battles.a, battles.b, battles.points, ones, each, each**2, features
+        )
+    many = len(battles.models)
+    flipped = battles.a > battles.b
+    low = np.where(flipped, battles.b, battles.a).astype(np.int64)
+    high = np.where(flipped, battles.a, battles.b)
+    doubled = OUTCOME[battles.winner]
+    codes = (low * many + high) * 3 + np.where(flipped, 2 - doubled, doubled)
+    size = many * many * 3
+    if size <= 4 * len(battles) + 1_000_000:
+        counts = np.bincount(codes, minlength=size)
+        seen = np.flatnonzero(counts)
+        places, counts = codes, counts[seen]
+    else:  # thousands of models, few battles: the table of all pairs would be larger than the votes
+        seen, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    pair, outcome = np.divmod(seen, 3)
+    count = counts.astype(np.float64)
+    if weight is None:
+        total, square = count, count
+    else:
+        least = size if places is codes else len(seen)
+        total, square = (np.bincount(places, values, least) for values in (weight, weight**2))
+        if places is codes:
+            total, square = total[seen], square[seen]
+    return Outcomes(
+        models=many,
+        a=(pair // many).astype(np.int32),
+        b=(pair % many).astype(np.int32),
+        points=outcome / 2,
+        count=count,
+        weight=total,
+        square=square,
+        f=np.zeros((len(seen), 0)),
+    )
+
+
+def propensity_weights(battles: Battles) -> NDArray[np.float64]:
+    """[N] 1 / P(the pair was sampled), scaled to mean 1.
+
+    Battles whose probability was not logged get 1 / P̂ with P̂ = max(n_pair, 50) / N over those
+    battles: the share of votes that their pair has, with a floor so that a rare pair's few votes do
+    not decide a board.
+    """
+    probability = battles.probability.copy()
+    unknown = np.isnan(probability)
+    if unknown.any():
+        low, high = np.minimum(battles.a, battles.b)[unknown], np.maximum(battles.a, battles.b)[unknown]
+        codes = low.astype(np.int64) * len(battles.models) + high
+        _, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+        probability[unknown] = np.maximum(counts, FEWEST_OF_A_PAIR)[places] / len(codes)
+    weights = 1 / probability
+    scaled: NDArray[np.float64] = weights / weights.mean()
+    return scaled
+
+
+def cut_prompts(battles: Battles) -> tuple[Battles, int]:
+    """Without the surplus of prompts asked far too often, and how many battles that were.
+
+    A prompt may count as often as the one at the 99.99th percentile of prompts' counts; of one that has
+    more, battles are kept at even steps through the log. Battles without a prompt all stay.
+    """
+    index = battles.prompt.index
+    counts = np.bincount(index[index >= 0], minlength=1)
+    seen = counts[counts > 0]
+    if not len(seen):
+        return battles, 0
+    # "higher": among fewer than 10,000 prompts that is the commonest itself, and nothing is cut.
+    most = int(np.quantile(seen, PROMPT_QUANTILE, method="higher"))
+    keep = np.ones(len(battles), dtype=bool)
+    for prompt in np.flatnonzero(counts > most):
+        rows = np.flatnonzero(index == prompt)
+        keep[rows] = False
+        keep[rows[np.arange(most) * len(rows) // most]] = True
+    surplus = int((~keep).sum())
+    return (battles.take(keep), surplus) if surplus else (battles, 0)
+
+
