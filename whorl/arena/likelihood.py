@@ -79,7 +79,9 @@ class Problem:
     def hessian(self, terms: Terms) -> Array:
         weight = self.outcomes.weight
         ties = (
-            None if terms.by_de is None or terms.by_ee is None else (weight * terms.by_de, weight * terms.by_ee)
+            None
+            if terms.by_de is None or terms.by_ee is None
+            else (weight * terms.by_de, weight * terms.by_ee)
         )
         return self.moments(weight * terms.by_dd, ties) + np.diag(self.ridge)
 
@@ -176,6 +178,4 @@ def minimise(problem: Problem, start: Array | None = None) -> Array:
         theta, loss = tried, lower
         if length == 1.0 and np.max(np.abs(step)) < CLOSE_ENOUGH:
             return theta
-    raise DataError(
-        f"the ratings did not settle in {MOST_STEPS} Newton steps: weights or style are extreme"
-    )
+    raise DataError(f"the ratings did not settle in {MOST_STEPS} Newton steps: weights or style are extreme")

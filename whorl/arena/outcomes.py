@@ -172,5 +172,3 @@ def cut_prompts(battles: Battles) -> tuple[Battles, int]:
         keep[rows[np.arange(most) * len(rows) // most]] = True
     surplus = int((~keep).sum())
     return (battles.take(keep), surplus) if surplus else (battles, 0)
-
-

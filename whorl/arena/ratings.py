@@ -138,7 +138,9 @@ def fit_bradley_terry(
     outcomes = collapse(battles, weights, style_features(battles, style) if style else None)
     posed = pose(outcomes, ties, battles.models)
     if surplus:
-        posed.notes.append(f"{surplus:,} battles left out: their prompts were asked far more often than others")
+        posed.notes.append(
+            f"{surplus:,} battles left out: their prompts were asked far more often than others"
+        )
     theta = minimise(posed.problem)
     spread = posed.spread(*covariance(posed.problem, theta))
     reach = half_width(interval, level, outcomes.models, posed.groups) * np.sqrt(np.diag(spread))

@@ -259,7 +259,9 @@ class _Columns:
     def _nothing(self) -> str:
         if self.where and self.passed_over:
             column, value = self.where
-            return f"{self.path} has no battle with {column} {value!r}{nearest(value, sorted(self.where_seen))}"
+            return (
+                f"{self.path} has no battle with {column} {value!r}{nearest(value, sorted(self.where_seen))}"
+            )
         if self.report.bad:
             return f"{self.path} holds no battle that can be rated; the first bad row: {self.report.bad[0]}"
         return f"{self.path} holds no battles: one row each with model_a, model_b and winner"
@@ -282,14 +284,18 @@ def _text(value: str, what: str) -> str:
 def _name(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
-        raise _Bad(f"{column} is empty" if value in (None, "") or isinstance(value, str) else f"{column} is no text")
+        raise _Bad(
+            f"{column} is empty" if value in (None, "") or isinstance(value, str) else f"{column} is no text"
+        )
     return _text(value.strip(), column)
 
 
 def _winner(row: Mapping[str, Any], model_a: str, model_b: str) -> int:
     value = row.get("winner")
     if value is None and "winner_tie" in row:
-        chosen = [code for column, code in ONE_HOT.items() if str(row.get(column)).strip() in ("1", "1.0", "True")]
+        chosen = [
+            code for column, code in ONE_HOT.items() if str(row.get(column)).strip() in ("1", "1.0", "True")
+        ]
         if len(chosen) != 1:
             raise _Bad("not exactly one of winner_model_a, winner_model_b and winner_tie is 1")
         return chosen[0]
@@ -302,7 +308,9 @@ def _winner(row: Mapping[str, Any], model_a: str, model_b: str) -> int:
         return MODEL_B
     code = WORDS.get(word.casefold())
     if code is None:
-        raise _Bad(f"winner {_text(word, 'winner')[:60]!r} is neither model nor model_a, model_b, tie, tie (bothbad)")
+        raise _Bad(
+            f"winner {_text(word, 'winner')[:60]!r} is neither model nor model_a, model_b, tie, tie (bothbad)"
+        )
     return code
 
 
