@@ -64,7 +64,7 @@ class Labels(NamedTuple):
     """A column of words: the sorted names there are, and each row's place among them (-1: none)."""
 
     names: tuple[str, ...]
-    index: NDArray[np.int32]
+    codes: NDArray[np.int32]
 
     @classmethod
     def of(cls, words: Sequence[str]) -> Labels:
@@ -82,7 +82,7 @@ class Labels(NamedTuple):
         return cls((), np.full(count, -1, dtype=np.int32))
 
     def take(self, rows: NDArray[np.intp]) -> Labels:
-        return Labels(self.names, self.index[rows])
+        return Labels(self.names, self.codes[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +119,8 @@ class Battles:
         """From names and codes (`MODEL_A`, …); checked as columns, as `Battle` checks one row."""
         count = len(model_a)
         both = Labels.of([*model_a, *model_b])
-        a, b = both.index[:count], both.index[count:]
-        if len(model_b) != count or np.any(both.index < 0):
+        a, b = both.codes[:count], both.codes[count:]
+        if len(model_b) != count or np.any(both.codes < 0):
             raise DataError("battles need the names of two models each; some are empty")
         if np.any(a == b):
             raise DataError(f"battle {int(np.argmax(a == b)) + 1} has a model against itself")
@@ -149,8 +149,8 @@ class Battles:
     def from_rows(cls, rows: Iterable[Battle]) -> Battles:
         """From `Battle` rows. A style count counts when every row has it."""
         battles = list(rows)
-        styles = [dict((name, (in_a, in_b)) for name, in_a, in_b in row.style) for row in battles]
-        names = tuple(sorted(set.intersection(*map(set, styles)))) if styles else ()  # type: ignore[arg-type]
+        styles = [{name: (in_a, in_b) for name, in_a, in_b in row.style} for row in battles]
+        names = tuple(sorted(set.intersection(*map(set, styles)))) if styles else ()
         counts = [[style[name] for name in names] for style in styles]
         return cls.from_columns(
             [row.model_a for row in battles],
@@ -168,7 +168,7 @@ class Battles:
     def __post_init__(self) -> None:
         count = len(self.a)
         columns = (self.b, self.winner, self.time, self.probability, self.style)
-        labels = (self.voter.index, self.category.index, self.prompt.index)
+        labels = (self.voter.codes, self.category.codes, self.prompt.codes)
         if any(len(column) != count for column in (*columns, *labels)):
             raise DataError("the columns of battles differ in length")
         if np.any(self.winner > BOTH_BAD):
@@ -219,7 +219,7 @@ class Battles:
             if not self.category.names:
                 raise InputError(f"category {name!r}: no battle has a category")
             raise InputError(f"no battle has category {name!r}{nearest(name, self.category.names)}")
-        return self.take(self.category.index == self.category.names.index(name))
+        return self.take(self.category.codes == self.category.names.index(name))
 
     def until(self, time: float) -> Battles:
         """Those up to and at `time`; ones without a time are left out."""
@@ -232,7 +232,7 @@ class Battles:
         words = (self.models, self.voter.names, self.category.names, self.prompt.names, self.style_names)
         for names in words:
             state.update(("\x1f".join(names) + "\x1e").encode("utf-8", "surrogatepass"))
-        indices = (self.a, self.b, self.voter.index, self.category.index, self.prompt.index)
+        indices = (self.a, self.b, self.voter.codes, self.category.codes, self.prompt.codes)
         for column in (*(index.astype("<i4") for index in indices), self.winner):
             state.update(column.tobytes())
         for numbers in (self.time, self.probability, self.style):

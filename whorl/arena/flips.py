@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ DROP_RIDGE = 1e-4
 
 @dataclass(frozen=True)
 class Flip:
-    """Leaving out `votes` of them (`dropped`: winner, loser or tie, how many) puts `below` above.
+    """Leaving out `votes` of them (`dropped`: model_a, model_b, points of a, how many) puts `below` above.
 
     A refit without these votes has shown it, so `votes` is enough; a smaller set that no ordering of
     votes by influence leads to is possible in principle. None: no set of votes that was tried does it.
@@ -54,7 +55,7 @@ def votes_to_flip(
     theta = minimise(problem)
     order = ratings.order
     found = []
-    for above, below in list(zip(order, order[1:], strict=False))[:top]:
+    for above, below in list(pairwise(order))[:top]:
         if ratings.group[above] != ratings.group[below]:
             continue
         votes, dropped = _fewest(problem, theta, above, below)
@@ -66,14 +67,8 @@ def votes_to_flip(
                 gap=float(SCALE * (theta[above] - theta[below])),
                 votes=votes,
                 dropped=tuple(
-                    (
-                        names[outcomes.a[cell]],
-                        names[outcomes.b[cell]],
-                        float(outcomes.points[cell]),
-                        int(number),
-                    )
-                    for cell, number in enumerate(dropped)
-                    if number
+                    (names[outcomes.a[i]], names[outcomes.b[i]], float(outcomes.points[i]), int(dropped[i]))
+                    for i in np.flatnonzero(dropped)
                 ),
             )
         )
@@ -89,30 +84,52 @@ def _fewest(problem: Problem, theta: Array, above: int, below: int) -> tuple[int
     best: tuple[int | None, Array] = (None, np.zeros(len(problem.outcomes)))
     there = theta
     for _ in range(2):
-        order = _by_influence(problem, there, above, below)
-        ends = np.cumsum(problem.outcomes.count[order]).astype(np.int64)
-        if not len(ends):
-            return best
-        most = int(ends[-1]) if best[0] is None else min(int(ends[-1]), best[0])
-        if not _flipped(problem, theta, _drop(problem, order, ends, most), above, below)[0]:
+        drop = _Drop(problem, theta, above, below, _by_influence(problem, there, above, below))
+        most = drop.most if best[0] is None else best[0]
+        if not most or not drop.flips(most):
             return best
         low, high = 0, 1
-        while (
-            high < most and not _flipped(problem, theta, _drop(problem, order, ends, high), above, below)[0]
-        ):
-            low, high = high, min(high * 2, most)
+        while high < most and not drop.flips(high):
+            low, high = high, high * 2
         high = min(high, most)
         while high - low > 1:
             middle = (low + high) // 2
-            if _flipped(problem, theta, _drop(problem, order, ends, middle), above, below)[0]:
-                high = middle
-            else:
-                low = middle
-        dropped = _drop(problem, order, ends, high)
+            low, high = (low, middle) if drop.flips(middle) else (middle, high)
         if best[0] is None or high < best[0]:
-            best = (high, dropped)
-        there = _flipped(problem, theta, dropped, above, below)[1]
+            best = (high, drop.dropped(high))
+        there = drop.refit(high)
     return best
+
+
+@dataclass(frozen=True, eq=False)
+class _Drop:
+    """Leaving out the first so many votes in an order of outcomes."""
+
+    problem: Problem
+    theta: Array
+    above: int
+    below: int
+    order: NDArray[np.intp]
+
+    @property
+    def most(self) -> int:
+        return int(self.problem.outcomes.count[self.order].sum())
+
+    def dropped(self, votes: int) -> Array:
+        """[n] how many of each outcome that leaves out."""
+        count = self.problem.outcomes.count
+        dropped = np.zeros(len(count))
+        there = count[self.order]
+        dropped[self.order] = np.clip(votes - (np.cumsum(there) - there), 0, there)
+        return dropped
+
+    def refit(self, votes: int) -> Array:
+        rest = self.problem.outcomes.recounted(self.problem.outcomes.count - self.dropped(votes))
+        return minimise(replace(self.problem, outcomes=rest), self.theta)
+
+    def flips(self, votes: int) -> bool:
+        refit = self.refit(votes)
+        return bool(refit[self.below] > refit[self.above])
 
 
 def _by_influence(problem: Problem, theta: Array, above: int, below: int) -> NDArray[np.intp]:
@@ -131,19 +148,3 @@ def _by_influence(problem: Problem, theta: Array, above: int, below: int) -> NDA
     order = np.argsort(moved, kind="stable")
     chosen: NDArray[np.intp] = order[moved[order] < 0]
     return chosen
-
-
-def _drop(problem: Problem, order: NDArray[np.intp], ends: NDArray[np.int64], votes: int) -> Array:
-    """[n] how many of each outcome are left out when the first `votes` in this order are."""
-    count = problem.outcomes.count
-    dropped = np.zeros(len(count))
-    starts = ends - count[order]
-    dropped[order] = np.clip(votes - starts, 0, count[order])
-    return dropped
-
-
-def _flipped(problem: Problem, theta: Array, dropped: Array, above: int, below: int) -> tuple[bool, Array]:
-    """Whether `below` stands above without these votes, and the whole refit."""
-    rest = replace(problem, outcomes=problem.outcomes.recounted(problem.outcomes.count - dropped))
-    refit = minimise(rest, theta)
-    return bool(refit[below] > refit[above]), refit

@@ -46,13 +46,20 @@ def bootstrap(problem: Problem, theta: Array, rounds: int, seed: int) -> Array:
     for number in range(rounds):
         key = np.random.Philox(key=[seed, BOOTSTRAP], counter=[0, 0, 0, number])
         counts = np.random.Generator(key).multinomial(int(out.battles), drawn_from)
-        resampled = Problem(
-            out.recounted(counts.astype(np.float64)), problem.ties, problem.groups, problem.ridge.copy()
-        )
-        resampled.ridge[: out.models] += BOOTSTRAP_RIDGE
-        samples[number] = minimise(resampled, theta)
+        samples[number] = _refit(problem, theta, counts.astype(np.float64))
     samples[:, : out.models] -= samples[:, : out.models] @ same_group(problem.groups)
     return samples
+
+
+def _refit(problem: Problem, theta: Array, count: Array) -> Array:
+    """θ at the minimum for outcomes seen `count` times."""
+    out = problem.outcomes.recounted(count)
+    ridge = problem.ridge + np.where(np.arange(len(theta)) < out.models, BOOTSTRAP_RIDGE, 0.0)
+    if problem.ties == "rao-kupper" and not out.weight[out.points == 0.5].any():
+        # A resample without a tie has no width of one: its minimum is at η = 0, plain Bradley and Terry's.
+        plain = Problem(out, "half", problem.groups, ridge[:-1])
+        return np.append(minimise(plain, theta[:-1]), 0.0)
+    return minimise(Problem(out, problem.ties, problem.groups, ridge), theta)
 
 
 def half_width(interval: Interval, level: float, models: int, groups: int) -> float:

@@ -78,11 +78,9 @@ class Problem:
 
     def hessian(self, terms: Terms) -> Array:
         weight = self.outcomes.weight
-        ties = (
-            None
-            if terms.by_de is None or terms.by_ee is None
-            else (weight * terms.by_de, weight * terms.by_ee)
-        )
+        ties = None
+        if terms.by_de is not None and terms.by_ee is not None:
+            ties = weight * terms.by_de, weight * terms.by_ee
         return self.moments(weight * terms.by_dd, ties) + np.diag(self.ridge)
 
     def scores(self, terms: Terms) -> Array:

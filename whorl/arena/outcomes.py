@@ -51,14 +51,6 @@ class Outcomes:
         ends = np.bincount(self.a, self.count, self.models) + np.bincount(self.b, self.count, self.models)
         return np.rint(ends).astype(np.int64)
 
-    def pair_counts(self) -> NDArray[np.float64]:
-        """[M, M] battles of each pair, both ways round."""
-        flat = np.bincount(
-            self.a.astype(np.int64) * self.models + self.b, self.count, self.models * self.models
-        )
-        one_way: NDArray[np.float64] = flat.reshape(self.models, self.models)
-        return one_way + one_way.T
-
     def recounted(self, count: NDArray[np.float64]) -> Outcomes:
         """The same outcomes seen `count` times instead (a resample, or some votes dropped)."""
         share = count / self.count
@@ -105,32 +97,31 @@ def collapse(
     high = np.where(flipped, battles.a, battles.b)
     doubled = OUTCOME[battles.winner]
     codes = (low * many + high) * 3 + np.where(flipped, 2 - doubled, doubled)
-    size = many * many * 3
-    if size <= 4 * len(battles) + 1_000_000:
-        counts = np.bincount(codes, minlength=size)
-        seen = np.flatnonzero(counts)
-        places, counts = codes, counts[seen]
+    if many * many * 3 <= 4 * len(battles) + 1_000_000:
+        there, places = np.arange(many * many * 3), codes
     else:  # thousands of models, few battles: the table of all pairs would be larger than the votes
-        seen, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    pair, outcome = np.divmod(seen, 3)
-    count = counts.astype(np.float64)
-    if weight is None:
-        total, square = count, count
-    else:
-        least = size if places is codes else len(seen)
-        total, square = (np.bincount(places, values, least) for values in (weight, weight**2))
-        if places is codes:
-            total, square = total[seen], square[seen]
+        there, places = np.unique(codes, return_inverse=True)
+    count = np.bincount(places, minlength=len(there)).astype(np.float64)
+    seen = np.flatnonzero(count)
+    total = square = count
+    if weight is not None:
+        total, square = (summed(places, values, len(there)) for values in (weight, weight**2))
+    pair, outcome = np.divmod(there[seen], 3)
     return Outcomes(
         models=many,
         a=(pair // many).astype(np.int32),
         b=(pair % many).astype(np.int32),
         points=outcome / 2,
-        count=count,
-        weight=total,
-        square=square,
+        count=count[seen],
+        weight=total[seen],
+        square=square[seen],
         f=np.zeros((len(seen), 0)),
     )
+
+
+def summed(places: NDArray[np.integer], values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """[size] the sum of `values` at each place."""
+    return np.asarray(np.bincount(places, values, size), dtype=np.float64)
 
 
 def propensity_weights(battles: Battles) -> NDArray[np.float64]:
@@ -158,7 +149,7 @@ def cut_prompts(battles: Battles) -> tuple[Battles, int]:
     A prompt may count as often as the one at the 99.99th percentile of prompts' counts; of one that has
     more, battles are kept at even steps through the log. Battles without a prompt all stay.
     """
-    index = battles.prompt.index
+    index = battles.prompt.codes
     counts = np.bincount(index[index >= 0], minlength=1)
     seen = counts[counts > 0]
     if not len(seen):

@@ -89,7 +89,7 @@ def layout(ratings: Ratings, title: str) -> tuple[list[Shape], int]:
     """The shapes, and the height of the picture in pixels; a row a model, best first."""
     order = ratings.order
     names = [_short(ratings.models[place]) for place in order]
-    left = 44 + LETTER * max(map(len, names))
+    left = 60 + LETTER * max(map(len, names))
     right = WIDTH - 64
     low, high = span(ratings)
     ticks = round_ticks(low, high, 6)
@@ -195,10 +195,9 @@ def png(shapes: list[Shape], height: int) -> Image:
     for shape in shapes:
         if isinstance(shape, Line):
             colour = GRID if shape.kind == "grid" else COLOURS[shape.group]
-            ends = [
-                (shape.x0 * PNG_SCALE, shape.y0 * PNG_SCALE),
-                (shape.x1 * PNG_SCALE, shape.y1 * PNG_SCALE),
-            ]
+            ends = sorted(
+                (x * PNG_SCALE, y * PNG_SCALE) for x, y in ((shape.x0, shape.y0), (shape.x1, shape.y1))
+            )
             if shape.kind == "open":
                 _dashed(draw, ends, colour)
             else:
@@ -218,7 +217,7 @@ def png(shapes: list[Shape], height: int) -> Image:
 
 
 def _dashed(draw: Pen, ends: list[tuple[float, float]], colour: str) -> None:
-    (x0, y), (x1, _) = sorted(ends)
+    (x0, y), (x1, _) = ends
     while x0 < x1:
         draw.line([(x0, y), (min(x0 + 2 * PNG_SCALE, x1), y)], fill=colour, width=2 * PNG_SCALE)
         x0 += 7 * PNG_SCALE

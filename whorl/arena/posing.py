@@ -61,9 +61,7 @@ def pose(outcomes: Outcomes, ties: Ties, models: tuple[str, ...]) -> Posed:
     tied = (outcomes.points == 0.5) & (outcomes.count > 0)
     if ties == "rao-kupper":
         if tied.all():
-            raise InputError(
-                "every battle is a tie: Rao and Kupper's model has no finite width; take half wins"
-            )
+            raise InputError("every battle is a tie: Rao and Kupper's width has no end; take half wins")
         if not tied.any():
             notes.append("no battle is a tie: Rao and Kupper's model is Bradley and Terry's here")
             ties = "half"

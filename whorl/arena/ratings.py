@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from whorl.arena.battles import Battle, Battles
 from whorl.arena.intervals import Interval, bootstrap, covariance, half_width, ranks
-from whorl.arena.likelihood import Array, Problem, Ties, minimise
+from whorl.arena.likelihood import Array, Ties, minimise
 from whorl.arena.outcomes import Weights, collapse, cut_prompts
 from whorl.arena.posing import Posed, pose
 from whorl.arena.style import style_features
@@ -138,9 +138,7 @@ def fit_bradley_terry(
     outcomes = collapse(battles, weights, style_features(battles, style) if style else None)
     posed = pose(outcomes, ties, battles.models)
     if surplus:
-        posed.notes.append(
-            f"{surplus:,} battles left out: their prompts were asked far more often than others"
-        )
+        posed.notes.append(f"{surplus:,} battles left out: their prompts were asked far too often")
     theta = minimise(posed.problem)
     spread = posed.spread(*covariance(posed.problem, theta))
     reach = half_width(interval, level, outcomes.models, posed.groups) * np.sqrt(np.diag(spread))

@@ -109,8 +109,8 @@ def _open(path: Path) -> TextIO:
     # Bytes that are not UTF-8 become surrogates, and only the rows that use them are refused.
     options: dict[str, str] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", **options)  # type: ignore[call-overload, no-any-return]
-    return open(path, **options)  # type: ignore[call-overload, no-any-return]
+        return gzip.open(path, "rt", **options)  # type: ignore[call-overload]
+    return open(path, **options)  # type: ignore[call-overload]
 
 
 def _json_lines(file: TextIO) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
@@ -173,7 +173,7 @@ def _check_columns(path: Path, header: Sequence[str]) -> None:
         )
 
 
-class _Bad(Exception):
+class BadRowError(Exception):
     """Why a row is no battle."""
 
 
@@ -194,19 +194,19 @@ class _Columns:
     def add(self, place: int, row: Mapping[str, Any] | str) -> None:
         try:
             if isinstance(row, str):
-                raise _Bad(row)
+                raise BadRowError(row)
             if self.where and not self._wanted(row):
                 self.passed_over += 1
                 return
             model_a, model_b = _name(row, "model_a"), _name(row, "model_b")
             if model_a == model_b:
-                raise _Bad(f"{model_a!r} against itself")
+                raise BadRowError(f"{model_a!r} against itself")
             winner = _winner(row, model_a, model_b)
             extra = [_read(name, _first(row, columns)) for name, columns in COLUMNS.items()]
             if self.style is None:
                 self.style = tuple(name for name in STYLES if _has_count(row, name))
             counts = [_count(row, name) for name in self.style]
-        except _Bad as error:
+        except BadRowError as error:
             self.report.bad_count += 1
             if len(self.report.bad) < MOST_KEPT:
                 self.report.bad.append(f"{self.path}:{place}: {error}")
@@ -221,7 +221,7 @@ class _Columns:
     def _wanted(self, row: Mapping[str, Any]) -> bool:
         column, value = self.where  # type: ignore[misc]
         if column not in row:
-            raise _Bad(f"no {column!r}, which --category asks about")
+            raise BadRowError(f"no {column!r}, which --category asks about")
         found = str(row[column])
         if len(self.where_seen) < 100:
             self.where_seen.add(found)
@@ -277,16 +277,15 @@ def _first(row: Mapping[str, Any], columns: Sequence[str]) -> Any:
 
 def _text(value: str, what: str) -> str:
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise _Bad(f"{what} is not valid UTF-8")
+        raise BadRowError(f"{what} is not valid UTF-8")
     return value
 
 
 def _name(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
-        raise _Bad(
-            f"{column} is empty" if value in (None, "") or isinstance(value, str) else f"{column} is no text"
-        )
+        empty = value is None or isinstance(value, str)
+        raise BadRowError(f"{column} is {'empty' if empty else 'no text'}")
     return _text(value.strip(), column)
 
 
@@ -297,10 +296,10 @@ def _winner(row: Mapping[str, Any], model_a: str, model_b: str) -> int:
             code for column, code in ONE_HOT.items() if str(row.get(column)).strip() in ("1", "1.0", "True")
         ]
         if len(chosen) != 1:
-            raise _Bad("not exactly one of winner_model_a, winner_model_b and winner_tie is 1")
+            raise BadRowError("not exactly one of winner_model_a, winner_model_b and winner_tie is 1")
         return chosen[0]
     if not isinstance(value, str) or not value.strip():
-        raise _Bad("winner is empty")
+        raise BadRowError("winner is empty")
     word = value.strip()
     if word == model_a:
         return MODEL_A
@@ -308,8 +307,9 @@ def _winner(row: Mapping[str, Any], model_a: str, model_b: str) -> int:
         return MODEL_B
     code = WORDS.get(word.casefold())
     if code is None:
-        raise _Bad(
-            f"winner {_text(word, 'winner')[:60]!r} is neither model nor model_a, model_b, tie, tie (bothbad)"
+        raise BadRowError(
+            f"winner {_text(word, 'winner')[:60]!r} is none of model_a, model_b, tie, tie (bothbad)"
+            " nor one of the two names"
         )
     return code
 
@@ -323,7 +323,7 @@ def _read(name: str, value: Any) -> Any:
     if name == "probability":
         number = _number(value, name)
         if not 0 < number <= 1:
-            raise _Bad(f"probability {value} is not in (0, 1]")
+            raise BadRowError(f"probability {value} is not in (0, 1]")
         return number
     return _text(value if isinstance(value, str) else json.dumps(value, sort_keys=True), name)
 
@@ -332,12 +332,12 @@ def _time(value: Any) -> float:
     """Seconds since 1970, from a number or an ISO 8601 date (without a zone: UTC)."""
     try:
         return _number(value, "time")
-    except _Bad:
+    except BadRowError:
         pass
     try:
         when = datetime.fromisoformat(value.strip())
     except (AttributeError, ValueError):
-        raise _Bad(f"time {value!r} is neither seconds since 1970 nor an ISO 8601 date") from None
+        raise BadRowError(f"time {value!r} is neither seconds since 1970 nor an ISO 8601 date") from None
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
@@ -347,7 +347,7 @@ def _number(value: Any, what: str) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise _Bad(f"{what} {value!r} is no number")
+        raise BadRowError(f"{what} {value!r} is no number")
     return number
 
 
@@ -367,10 +367,10 @@ def _count(row: Mapping[str, Any], name: str) -> tuple[float, float]:
     for side in "ab":
         value = _cell(row, name, side)
         if value is None:
-            raise _Bad(f"no {name}_{side}, which style control asks for")
+            raise BadRowError(f"no {name}_{side}, which style control asks for")
         parts = list(value.values()) if isinstance(value, dict) else [value]
         number = sum(_number(part, f"{name}_{side}") for part in parts)
         if number < 0:
-            raise _Bad(f"{name}_{side} {number:g} is below 0")
+            raise BadRowError(f"{name}_{side} {number:g} is below 0")
         pair.append(number)
     return pair[0], pair[1]

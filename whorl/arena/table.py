@@ -13,7 +13,9 @@ BAR = 30  # characters of the drawn interval
 LINE, DOT = "─", "●"
 
 
-def ratings_table(ratings: Ratings, flips: dict[str, int | None] | None = None) -> Table:
+def ratings_table(
+    ratings: Ratings, flips: dict[str, int | None] | None = None, *, draw: bool = True
+) -> Table:
     """A row a model, best first; `flips` says how many votes, dropped, put the next one above it."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     grouped = ratings.group.max() > 0
@@ -26,7 +28,8 @@ def ratings_table(ratings: Ratings, flips: dict[str, int | None] | None = None) 
     table.add_column("battles", justify="right")
     if flips is not None:
         table.add_column("votes to flip", justify="right")
-    table.add_column("", no_wrap=True)
+    if draw:
+        table.add_column("", no_wrap=True)
     left, right = span(ratings)
     for place in ratings.order:
         low, high = ratings.low[place], ratings.high[place]
@@ -42,7 +45,9 @@ def ratings_table(ratings: Ratings, flips: dict[str, int | None] | None = None) 
         if flips is not None:
             needed = flips.get(ratings.models[place])
             cells.append("" if needed is None else f"{needed:,}")
-        table.add_row(*cells, _bar(ratings.rating[place], low, high, left, right))
+        if draw:
+            cells.append(_bar(ratings.rating[place], low, high, left, right))
+        table.add_row(*cells)
     return table
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.arena.battles import Battle, Battles
+from whorl.arena.outcomes import summed
 from whorl.arena.ratings import Ratings, fit_bradley_terry
 from whorl.base.errors import InputError
 
@@ -35,9 +36,9 @@ def win_matrix(battles: Battles | Iterable[Battle]) -> WinMatrix:
     many = len(battles.models)
     pair = battles.a.astype(np.int64) * many + battles.b
     shape = (many, many)
-    met = np.bincount(pair, minlength=many * many).reshape(shape)
-    points = np.bincount(pair, battles.points, many * many).reshape(shape)
-    against = np.bincount(pair, 1 - battles.points, many * many).reshape(shape)
+    met: NDArray[np.int64] = np.bincount(pair, minlength=many * many).reshape(shape)
+    points = summed(pair, battles.points, many * many).reshape(shape)
+    against = summed(pair, 1 - battles.points, many * many).reshape(shape)
     return WinMatrix(battles.models, met + met.T, points + against.T)
 
 
@@ -93,7 +94,7 @@ def ratings_by_category(battles: Battles | Iterable[Battle], **fit: Any) -> dict
     battles = battles if isinstance(battles, Battles) else Battles.from_rows(battles)
     found: dict[str, Ratings] = {}
     for number, name in enumerate(battles.category.names):
-        rows = battles.category.index == number
+        rows = battles.category.codes == number
         if rows.any():
             part = battles.take(rows)
             found[name] = fit_bradley_terry(part, **_known_anchor(fit, part))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from whorl.arena.reading import ReadReport
 
 BAD_SHOWN = 5
+ROOM_TO_DRAW = 96  # columns of a terminal that has room for intervals beside the figures
 
 
 @click.group()
@@ -43,7 +44,7 @@ def command() -> None:
 @click.option("--rounds", default=100, show_default=True, help="Resamples of the bootstrap.")
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--anchor", metavar="MODEL[=RATING]",
-              help="Move the scale so that MODEL has RATING (1000). Without it the mean is 1000.")  # fmt: skip
+              help="Move the scale so that MODEL has RATING (1000); else the mean is 1000.")  # fmt: skip
 @click.option("--flips", is_flag=True,
               help="Also: how few votes, left out, put the next model above this one.")  # fmt: skip
 @click.option("--keep-repeated", is_flag=True,
@@ -124,9 +125,8 @@ def tell(report: ReadReport) -> None:
     for line in report.bad[:BAD_SHOWN]:
         say(line)
     if report.bad_count:
-        say(
-            f"{report.bad_count:,} of {report.good + report.bad_count:,} rows are no battles and were kept out"
-        )
+        rows = report.good + report.bad_count
+        say(f"{report.bad_count:,} of {rows:,} rows are no battles and were kept out")
 
 
 def show(ratings: Ratings, flips: dict[str, int | None] | None, as_json: bool) -> None:
@@ -142,11 +142,11 @@ def show(ratings: Ratings, flips: dict[str, int | None] | None, as_json: bool) -
 
         from whorl.arena.table import ratings_table
 
-        Console().print(ratings_table(ratings, flips))
+        console = Console()
+        console.print(ratings_table(ratings, flips, draw=console.width >= ROOM_TO_DRAW))
         for name, (effect, low, high) in ratings.style.items():
-            say(
-                f"style: one standard deviation more {name} is {effect:+.3f} log-odds ({low:+.3f} to {high:+.3f})"
-            )
+            about = f"{effect:+.3f} log-odds ({low:+.3f} to {high:+.3f})"
+            say(f"style: one standard deviation more {name} is {about}")
         if ratings.tie_width:
             say(f"width of a tie (Rao and Kupper's η): {ratings.tie_width:.3f}")
     for note in ratings.notes:
