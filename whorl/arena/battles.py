@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -206,6 +206,31 @@ class Battles:
             style=self.style[chosen],
         )
 
+    def followed_by(self, other: Battles) -> Battles:
+        """These and then those, which are of the same models, voters, categories, prompts and counts."""
+        for mine, theirs in zip(self._names(), other._names(), strict=True):
+            if mine != theirs:
+                raise DataError("battles can only be joined where they have the same names in the same order")
+
+        def joined(mine: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([mine, theirs])
+
+        return replace(
+            self,
+            a=joined(self.a, other.a),
+            b=joined(self.b, other.b),
+            winner=joined(self.winner, other.winner),
+            time=joined(self.time, other.time),
+            probability=joined(self.probability, other.probability),
+            voter=Labels(self.voter.names, joined(self.voter.codes, other.voter.codes)),
+            category=Labels(self.category.names, joined(self.category.codes, other.category.codes)),
+            prompt=Labels(self.prompt.names, joined(self.prompt.codes, other.prompt.codes)),
+            style=joined(self.style, other.style),
+        )
+
+    def _names(self) -> tuple[tuple[str, ...], ...]:
+        return self.models, self.voter.names, self.category.names, self.prompt.names, self.style_names
+
     def compact(self) -> Battles:
         """Without models that have no battle; itself where there are none such."""
         here = np.bincount(self.a, minlength=len(self.models)) + np.bincount(
@@ -229,8 +254,7 @@ class Battles:
     def digest(self) -> str:
         """SHA-256 of everything that can move a rating, in this order: names a set of battles."""
         state = hashlib.sha256()
-        words = (self.models, self.voter.names, self.category.names, self.prompt.names, self.style_names)
-        for names in words:
+        for names in self._names():
             state.update(("\x1f".join(names) + "\x1e").encode("utf-8", "surrogatepass"))
         indices = (self.a, self.b, self.voter.codes, self.category.codes, self.prompt.codes)
         for column in (*(index.astype("<i4") for index in indices), self.winner):

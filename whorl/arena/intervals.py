@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,9 @@ from scipy.stats import chi2, norm
 
 from whorl.arena.likelihood import Array, Problem, minimise, same_group
 
-Interval = Literal["sandwich", "bootstrap", "simultaneous"]
+if TYPE_CHECKING:
+    from whorl.arena.config import Interval
+
 BOOTSTRAP = 0xB007  # purpose of the random numbers
 BOOTSTRAP_RIDGE = 1e-5  # a resample may leave a model without a loss; this keeps it finite
 

@@ -13,7 +13,7 @@ The scale of ξ is free: within each connected group Σξ = 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,9 @@ from scipy.special import expit
 from whorl.arena.outcomes import Outcomes
 from whorl.base.errors import DataError
 
-Ties = Literal["half", "rao-kupper"]
+if TYPE_CHECKING:
+    from whorl.arena.config import Ties
+
 Array = NDArray[np.float64]
 MOST_STEPS = 100
 CLOSE_ENOUGH = 1e-10  # of θ, per step: a rating's hundredth point is 6e-5

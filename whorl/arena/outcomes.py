@@ -7,7 +7,7 @@ everything after this file costs the same whether people voted a thousand times 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from scipy.sparse.csgraph import connected_components
 
 from whorl.arena.battles import Battles
 
-Weights = Literal["equal", "propensity"]
+if TYPE_CHECKING:
+    from whorl.arena.config import Weights
+
 FEWEST_OF_A_PAIR = 50  # a pair with fewer battles is weighted as if it had these
 PROMPT_QUANTILE = 0.9999
 OUTCOME = np.array([2, 0, 1, 1])  # points × 2 by winner code

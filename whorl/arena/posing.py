@@ -7,13 +7,17 @@ lost) have no finite rating by likelihood. Both are found in the graph of votes,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.arena.likelihood import Array, Problem, Ties
+from whorl.arena.likelihood import Array, Problem
 from whorl.arena.outcomes import Outcomes
 from whorl.base.errors import InputError
+
+if TYPE_CHECKING:
+    from whorl.arena.config import Ties
 
 STYLE_RIDGE = 0.5
 # ξ ~ N(0, 1000 points) keeps a group finite where some of its models only won or lost; used only there.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,16 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from whorl.arena.battles import Battle, Battles
-from whorl.arena.intervals import Interval, bootstrap, covariance, half_width, ranks
-from whorl.arena.likelihood import Array, Ties, minimise
-from whorl.arena.outcomes import Weights, collapse, cut_prompts
+from whorl.arena.intervals import bootstrap, covariance, half_width, ranks
+from whorl.arena.likelihood import Array, minimise
+from whorl.arena.outcomes import collapse, cut_prompts
 from whorl.arena.posing import Posed, pose
 from whorl.arena.style import style_features
 from whorl.base.errors import InputError
 from whorl.base.fields import nearest
+
+if TYPE_CHECKING:
+    from whorl.arena.config import Interval, Ties, Weights
 
 SCALE = 400 / np.log(10)  # points per natural log-odds: 400 points are odds of ten to one
 CENTRE = 1000.0
