@@ -44,7 +44,7 @@ def command() -> None:
               " simultaneous: wide enough to hold for all models at once.")  # fmt: skip
 @click.option("--level", default=0.95, show_default=True, help="How often an interval should hold.")
 @click.option("--rounds", default=100, show_default=True, help="Resamples of the bootstrap.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the bootstrap.")
 @click.option("--anchor", metavar="MODEL[=RATING]",
               help="Move the scale so that MODEL has RATING (1000); else the mean is 1000.")  # fmt: skip
 @click.option("--flips", is_flag=True,
@@ -106,7 +106,9 @@ def parse_style(text: str | None) -> tuple[str, ...] | None:
 
 
 def parse_anchor(text: str | None) -> dict[str, Any]:
-    """`MODEL` or `MODEL=RATING`; a model's own name may hold an = where no number follows."""
+    """`MODEL` or `MODEL=RATING`; a model whose name holds an = is written with its rating."""
+    import math
+
     from whorl.base.errors import InputError
 
     if text is None:
@@ -115,9 +117,12 @@ def parse_anchor(text: str | None) -> dict[str, Any]:
     if not equals:
         return {"anchor": text}
     try:
-        return {"anchor": model, "anchor_rating": float(value)}
+        rating = float(value)
     except ValueError:
-        raise InputError(f"--anchor {text!r}: {value!r} is no number; write MODEL=1000") from None
+        rating = math.nan
+    if not math.isfinite(rating):
+        raise InputError(f"--anchor {text!r}: {value!r} is no number; write MODEL=1000")
+    return {"anchor": model, "anchor_rating": rating}
 
 
 def tell(report: ReadReport) -> None:
@@ -156,26 +161,40 @@ def show(ratings: Ratings, flips: dict[str, int | None] | None, as_json: bool) -
 
 
 @command.command(context_settings={"max_content_width": 110})
-@click.option("--synthetic", is_flag=True, required=True,
+@click.option("--synthetic", is_flag=True, required=True, expose_value=False,
               help="Make up the models: nothing is loaded, nobody is asked.")  # fmt: skip
-@click.option("--models", default=12, show_default=True, help="How many models.")
-@click.option("--spread", default=150.0, show_default=True,
+@click.option("--models", default=12, show_default=True, type=click.IntRange(min=2), help="How many models.")
+@click.option("--spread", default=150.0, show_default=True, type=click.FloatRange(min=0),
               help="Standard deviation of their true ratings, in points.")  # fmt: skip
-@click.option("--battles", default=20_000, show_default=True, help="How many votes.")
+@click.option(
+    "--battles", default=20_000, show_default=True, type=click.IntRange(min=1), help="How many votes."
+)
 @click.option("--judges", default=50, show_default=True, type=click.IntRange(min=1), help="How many judges.")
-@click.option("--ties", "tie_width", default=0.3, show_default=True,
+@click.option("--ties", "tie_width", default=0.3, show_default=True, type=click.FloatRange(min=0),
               help="Width of a tie in log-odds; 0: the judges never call one.")  # fmt: skip
 @click.option("--left", default=0.0, show_default=True,
               help="The judges' liking for the answer on the left, in log-odds.")  # fmt: skip
-@click.option("--noise", default=0.0, show_default=True, help="Share of votes cast by a coin.")
+@click.option(
+    "--noise",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of votes cast by a coin.",
+)
 @click.option("--active", is_flag=True, help="Draw pairs where a vote tells most, instead of all alike.")
-@click.option("--repeat", default=0, show_default=True,
+@click.option("--repeat", default=0, show_default=True, type=click.IntRange(min=0),
               help="Also: simulate so many times more, and say how often the intervals held.")  # fmt: skip
-@click.option("--seed", default=0, show_default=True, help="The same seed gives the same votes.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="The same seed gives the same votes.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the votes as a csv that rank reads.")
 @click.option("--json", "as_json", is_flag=True, help="Print {rows, tau, held} as JSON.")
 def simulate(
-    synthetic: bool, models: int, spread: float, battles: int, judges: int, tie_width: float, left: float,
+    models: int, spread: float, battles: int, judges: int, tie_width: float, left: float,
     noise: float, active: bool, repeat: int, seed: int, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Votes by scripted judges on made-up models: do the ratings find what is known to be true?
@@ -244,8 +263,8 @@ def show_recovery(rows: list[dict[str, Any]], over: Recovery | None, as_json: bo
     for row, inside in zip(rows, held, strict=True):
         low, high = (f"{row[end]:.0f}" if row[end] is not None else "∞" for end in ("low", "high"))
         table.add_row(
-            row["model"], str(row["place"]), str(row["true_place"]), f"{row['rating']:.0f}", f"{low} – {high}",
-            f"{row['limit']:.0f}", "yes" if inside else "no", f"{row['battles']:,}",
+            row["model"], str(row["place"]), str(row["true_place"]), f"{row['rating']:.0f}",
+            f"{low} – {high}", f"{row['limit']:.0f}", "yes" if inside else "no", f"{row['battles']:,}",
         )  # fmt: skip
     Console().print(table)
     click.echo(f"{sum(held)} of {len(held)} intervals hold the limit; Kendall's τ of the order: {tau:.3f}")
