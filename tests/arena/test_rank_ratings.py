@@ -125,7 +125,7 @@ def test_style_is_controlled_as_by_a_regression_with_its_columns() -> None:
         counts = {name: (in_a, in_b) for name, in_a, in_b in row.style}
         f.append([(a - b) / (a + b) if a + b else 0.0 for a, b in (counts["tokens"], counts["lists"])])
     F = np.array(f)
-    F = (F - F.mean(0)) / F.std(0)
+    F = F / np.vstack([F, -F]).std(0)
     np.testing.assert_allclose(style_features(Battles.from_rows(rows), ("tokens", "lists")), F, atol=1e-12)
     ridge = np.array([0.0] * 5 + [0.5, 0.5])
     theta = logistic(np.hstack([X, F]), y, np.ones(len(rows)), ridge)

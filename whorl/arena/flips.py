@@ -21,6 +21,7 @@ from whorl.arena.ratings import SCALE, Ratings, fit_bradley_terry
 
 # What is left after the drop may be one-sided; so little of a prior moves no real board.
 DROP_RIDGE = 1e-4
+LEVEL = 1e-9  # log-odds within which two strengths are the same number
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class _Drop:
 
     def flips(self, votes: int) -> bool:
         refit = self.refit(votes)
-        return bool(refit[self.below] > refit[self.above])
+        return bool(refit[self.below] > refit[self.above] + LEVEL)
 
 
 def _by_influence(problem: Problem, theta: Array, above: int, below: int) -> NDArray[np.intp]:

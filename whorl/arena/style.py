@@ -1,8 +1,10 @@
 """What a reply looks like rather than says: counts of it, and their part in who wins.
 
 Style control adds f·β to the log-odds of a battle (arena.ai's "style control", 2024): f = (a − b) / (a + b)
-of each count, z-scored over the battles, so that a rating says how a model fares at equal length and
-markup. β per standard deviation of f.
+of each count, z-scored, so that a rating says how a model fares at equal length and markup; β is per
+standard deviation of f. Each battle is scored both ways round: then the mean is 0 and only the spread is
+divided out. A mean over the sides as they were shown would put a model's style into its rating wherever
+it always stood on the same side.
 """
 
 from __future__ import annotations
@@ -51,8 +53,6 @@ def style_features(battles: Battles, names: Sequence[str]) -> NDArray[np.float64
     in_a, in_b = battles.style[:, places, 0], battles.style[:, places, 1]
     total = in_a + in_b
     f = np.divide(in_a - in_b, total, out=np.zeros_like(total), where=total > 0)
-    spread = f.std(axis=0)
-    scored: NDArray[np.float64] = np.divide(
-        f - f.mean(axis=0), spread, out=np.zeros_like(f), where=spread > 1e-12
-    )
+    spread = np.sqrt(np.mean(f**2, axis=0))
+    scored: NDArray[np.float64] = np.divide(f, spread, out=np.zeros_like(f), where=spread > 1e-12)
     return scored
