@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whorl.arena import Battle, Battles, read_battles, write_battles
@@ -28,9 +28,7 @@ def test_a_plain_csv_with_names_words_and_spaces(tmp_path: Path) -> None:
     assert battles.models == ("x", "y")
     assert battles.winner.tolist() == [MODEL_A, MODEL_A, TIE, BOTH_BAD]
     assert (report.good, report.bad_count) == (4, 1)
-    assert report.bad == [
-        f"{tmp_path}/b.csv:6: winner 'X' is none of model_a, model_b, tie, tie (bothbad) nor one of the two names"
-    ]
+    assert report.bad[0].startswith(f"{tmp_path}/b.csv:6: winner 'X' is none of model_a, model_b, tie, ")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +79,8 @@ def test_fastchats_file_with_its_metadata(tmp_path: Path) -> None:
 
 def test_kaggles_three_columns(tmp_path: Path) -> None:
     text = (
-        'id,model_a,model_b,prompt,winner_model_a,winner_model_b,winner_tie\n1,x,y,"two\nlines, and a comma",1,0,0\n'
+        "id,model_a,model_b,prompt,winner_model_a,winner_model_b,winner_tie\n"
+        '1,x,y,"two\nlines, and a comma",1,0,0\n'
         "2,x,y,p,0,1,0\n3,x,y,p,0,0,1\n4,x,y,p,1,0,1\n"
     )
     battles, report = read_battles(put(tmp_path / "train.csv", text))
@@ -175,6 +174,7 @@ names = st.text(
 ).filter(lambda text: text == text.strip() and text not in {"", *WINNERS})  # fmt: skip
 
 
+@settings(max_examples=25)  # each is a file made safe on the disk
 @given(
     st.lists(
         st.tuples(

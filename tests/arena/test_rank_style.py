@@ -41,7 +41,7 @@ def test_counting_a_hostile_reply_takes_no_time() -> None:
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 1.0])
 def test_a_liking_for_long_replies_is_taken_out(left: float) -> None:
-    """Two equal models, one talkative; judges like long replies and nothing else. Whichever side it stands."""
+    """Two equal models, one talkative; judges like length alone; on either side."""
     random = np.random.default_rng(0)
     rows = []
     for number in range(4000):

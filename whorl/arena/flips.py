@@ -17,7 +17,7 @@ from whorl.arena.battles import Battle, Battles
 from whorl.arena.likelihood import Array, Problem, minimise
 from whorl.arena.outcomes import collapse, cut_prompts
 from whorl.arena.posing import pose
-from whorl.arena.ratings import SCALE, Ratings, fit_bradley_terry
+from whorl.arena.ratings import Ratings, fit_bradley_terry
 
 # What is left after the drop may be one-sided; so little of a prior moves no real board.
 DROP_RIDGE = 1e-4
@@ -65,7 +65,7 @@ def votes_to_flip(
             Flip(
                 above=names[above],
                 below=names[below],
-                gap=float(SCALE * (theta[above] - theta[below])),
+                gap=float(ratings.rating[above] - ratings.rating[below]),
                 votes=votes,
                 dropped=tuple(
                     (names[outcomes.a[i]], names[outcomes.b[i]], float(outcomes.points[i]), int(dropped[i]))

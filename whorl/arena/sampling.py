@@ -74,7 +74,8 @@ def _pair_statistics(
     names: tuple[str, ...], battles: Battles
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[M, M] battles of each pair, and the variance of one vote's points in it."""
-    ratings = fit_bradley_terry(battles)
+    battles = battles.compact()
+    ratings = fit_bradley_terry(battles, cut_repeated_prompts=False)
     matrix = win_matrix(battles)
     known = {name: place for place, name in enumerate(matrix.models)}
     where = np.array([known.get(name, -1) for name in names])
@@ -82,7 +83,6 @@ def _pair_statistics(
     there = (where[:, None] >= 0) & (where[None, :] >= 0)
     count = np.where(there, matrix.battles[both], 0).astype(np.float64)
     points = np.where(there, matrix.points[both], 0.0)
-    # `fit` leaves out nobody who has a battle, so its models are the matrix's.
     expected = np.where(there, ratings.probability()[both], 0.5)
     share = (points + PRIOR_VOTES * expected) / (count + PRIOR_VOTES)
     # A tie is between the two: votes of a pair vary by p(1 − p) less a quarter of its share of ties.

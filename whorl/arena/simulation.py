@@ -128,18 +128,18 @@ def simulate_actively(
     batches: int = 10,
 ) -> Battles:
     """As `simulate_battles`, the pairs drawn by `pair_sampler`, which looks again after every batch."""
+    if count < 1 or batches < 1:
+        raise InputError(f"battles {count}, batches {batches}: there must be one or more")
     names = tuple(sorted(strengths))
     first, second = np.triu_indices(len(names), k=1)
-    so_far: Battles | None = None
-    for number, part in enumerate(np.array_split(np.arange(count), min(batches, count))):
+    ends = np.linspace(0, count, min(batches, count) + 1).astype(int)
+    so_far = simulate_battles(strengths, judges, int(ends[1]), seed=seed)
+    for number in range(1, len(ends) - 1):
         probability = np.zeros((len(names), len(names)))
         probability[first, second] = pair_sampler(names, so_far).probability
-        drawn = simulate_battles(
-            strengths, judges, len(part), seed=seed, stretch=number, probability=probability
-        )
-        so_far = drawn if so_far is None else so_far.followed_by(drawn)
-    if so_far is None:
-        raise InputError(f"battles {count}: there must be one or more")
+        part = int(ends[number + 1] - ends[number])
+        drawn = simulate_battles(strengths, judges, part, seed=seed, stretch=number, probability=probability)
+        so_far = so_far.followed_by(drawn)
     return so_far
 
 
