@@ -83,8 +83,9 @@ def test_bad_rows_are_named_on_stderr_and_the_rest_is_ranked(
 def test_category_and_style(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "b.jsonl"
     records = [
-        {"model_a": "x", "model_b": "y", "winner": ["x", "y", "x"][n % 3],
-         "language": "German" if n % 2 else "English", "category": "code", "tokens_a": n % 7, "tokens_b": n % 5, "bold_a": 0, "bold_b": n % 2}
+        {"model_a": "x", "model_b": "y", "winner": "xyx"[n % 3],
+         "language": "German" if n % 2 else "English", "category": "code",
+         "tokens_a": n % 7, "tokens_b": n % 5, "bold_a": 0, "bold_b": n % 2}
         for n in range(120)
     ]  # fmt: skip
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
