@@ -1,12 +1,12 @@
 """Seconds from votes to ratings with intervals, beside evalica's ratings alone, in one run.
 
-    python bench/arena.py [--rounds 5] [--votes 2000000] [--models 150]        needs: pip install -e '.[bench]'
+    python bench/arena.py [--rounds 5] [--votes 2000000] [--models 150]      needs: pip install -e '.[bench]'
 
-The same simulated votes (a fifth ties) for both sides, alternating, one thread each; the median of the
-rounds counts. Two pieces of work: from whole numbers in arrays, as votes lie in a store, and from lists of
-names, as they come from a file. Whorl's figure includes the sandwich intervals and ranks; evalica has
-ratings alone, by its compiled core at its own tolerance. That both find the same is asked of evalica at a
-tolerance of 1e-12 too, off the clock.
+The same simulated votes (a fifth ties) for both sides, alternating; the median of the rounds counts. Two
+pieces of work: from whole numbers in arrays, as votes lie in a store, and from lists of names, as they come
+from a file. Whorl's figure includes the sandwich intervals and ranks; evalica has ratings alone, by its
+compiled core at its own tolerance. That both find the same is asked of evalica at a tolerance of 1e-12
+too, off the clock.
 
 The limit is one counting of the votes (`numpy.bincount` over one column): who has not read each vote once
 cannot rate. What dominates in whole numbers is telling apart pairs and outcomes, in lists it is looking up
@@ -29,9 +29,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")  # before numpy: a thread each
 
 import numpy as np
 from rich.console import Console

@@ -506,3 +506,14 @@ def test_points_by_winner() -> None:
     assert dict(zip(WINNERS, POINTS, strict=True)) == {
         "model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5,
     }  # fmt: skip
+
+
+def test_pairs_are_counted_alike_among_few_models_and_many() -> None:
+    from whorl.arena.outcomes import of_pair
+
+    random = np.random.default_rng(0)
+    a = random.integers(0, 5, 300).astype(np.int32)
+    b = ((a + random.integers(1, 5, 300)) % 5).astype(np.int32)
+    by_hand = [sum({i, j} == {k, m} for k, m in zip(a, b, strict=True)) for i, j in zip(a, b, strict=True)]
+    assert of_pair(a, b, 5).tolist() == by_hand
+    assert of_pair(a, b, 5000).tolist() == by_hand

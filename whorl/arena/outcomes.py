@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from whorl.arena.battles import Battles
+from whorl.arena.battles import POINTS, WINNERS, Battles
 
 if TYPE_CHECKING:
     from whorl.arena.config import Weights
 
 FEWEST_OF_A_PAIR = 50  # a pair with fewer battles is weighted as if it had these
 PROMPT_QUANTILE = 0.9999
-OUTCOME = np.array([2, 0, 1, 1])  # points × 2 by winner code
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,30 +93,33 @@ def collapse(
             len(battles.models), battles.a, battles.b, battles.points, ones, each, each**2, features
         )
     many = len(battles.models)
-    flipped = battles.a > battles.b
-    low = np.where(flipped, battles.b, battles.a).astype(np.int64)
-    high = np.where(flipped, battles.a, battles.b)
-    doubled = OUTCOME[battles.winner]
-    codes = (low * many + high) * 3 + np.where(flipped, 2 - doubled, doubled)
-    if many * many * 3 <= 4 * len(battles) + 1_000_000:
-        there, places = np.arange(many * many * 3), codes
+    # First every (model_a, model_b, winner) as it was voted, in one pass over the votes; what two of these
+    # mean alike is brought together afterwards, among at most 4·M² of them.
+    codes = (battles.a.astype(np.int64) * many + battles.b) * len(WINNERS) + battles.winner
+    if many * many * len(WINNERS) <= 4 * len(battles) + 1_000_000:
+        there, places = np.arange(many * many * len(WINNERS)), codes
     else:  # thousands of models, few battles: the table of all pairs would be larger than the votes
         there, places = np.unique(codes, return_inverse=True)
-    count = np.bincount(places, minlength=len(there)).astype(np.float64)
-    seen = np.flatnonzero(count)
-    total = square = count
+    columns = [np.bincount(places, minlength=len(there)).astype(np.float64)]
     if weight is not None:
-        total, square = (summed(places, values, len(there)) for values in (weight, weight**2))
-    pair, outcome = np.divmod(there[seen], 3)
+        columns += [summed(places, values, len(there)) for values in (weight, weight**2)]
+    seen = np.flatnonzero(columns[0])
+    pair, winner = np.divmod(there[seen], len(WINNERS))
+    a, b = np.divmod(pair, many)
+    points = POINTS[winner]
+    alike = (np.minimum(a, b) * many + np.maximum(a, b)) * 3 + 2 * np.where(a > b, 1 - points, points)
+    found, places = np.unique(alike.astype(np.int64), return_inverse=True)
+    columns = [summed(places, column[seen], len(found)) for column in columns]
+    pair, outcome = np.divmod(found, 3)
     return Outcomes(
         models=many,
         a=(pair // many).astype(np.int32),
         b=(pair % many).astype(np.int32),
         points=outcome / 2,
-        count=count[seen],
-        weight=total[seen],
-        square=square[seen],
-        f=np.zeros((len(seen), 0)),
+        count=columns[0],
+        weight=columns[-2] if weight is not None else columns[0],
+        square=columns[-1],
+        f=np.zeros((len(found), 0)),
     )
 
 
@@ -133,16 +135,28 @@ def propensity_weights(battles: Battles) -> NDArray[np.float64]:
     battles: the share of votes that their pair has, with a floor so that a rare pair's few votes do
     not decide a board.
     """
-    probability = battles.probability.copy()
+    probability = battles.probability
     unknown = np.isnan(probability)
     if unknown.any():
-        low, high = np.minimum(battles.a, battles.b)[unknown], np.maximum(battles.a, battles.b)[unknown]
-        codes = low.astype(np.int64) * len(battles.models) + high
-        _, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
-        probability[unknown] = np.maximum(counts, FEWEST_OF_A_PAIR)[places] / len(codes)
+        counts = of_pair(battles.a[unknown], battles.b[unknown], len(battles.models))
+        probability = probability.copy()
+        probability[unknown] = np.maximum(counts, FEWEST_OF_A_PAIR) / len(counts)
     weights = 1 / probability
     scaled: NDArray[np.float64] = weights / weights.mean()
     return scaled
+
+
+def of_pair(a: NDArray[np.int32], b: NDArray[np.int32], models: int) -> NDArray[np.int64]:
+    """[N] of each battle: how many its pair has, either way round."""
+    codes = a.astype(np.int64) * models + b
+    if models * models <= 4 * len(codes) + 1_000_000:
+        one_way = np.bincount(codes, minlength=models * models).reshape(models, models)
+        both: NDArray[np.int64] = (one_way + one_way.T).ravel()[codes]
+        return both
+    _, places, counts = np.unique(
+        np.minimum(a, b).astype(np.int64) * models + np.maximum(a, b), return_inverse=True, return_counts=True
+    )
+    return np.asarray(counts[places], dtype=np.int64)
 
 
 def cut_prompts(battles: Battles) -> tuple[Battles, int]:
