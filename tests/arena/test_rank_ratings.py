@@ -517,3 +517,64 @@ def test_pairs_are_counted_alike_among_few_models_and_many() -> None:
     by_hand = [sum({i, j} == {k, m} for k, m in zip(a, b, strict=True)) for i, j in zip(a, b, strict=True)]
     assert of_pair(a, b, 5).tolist() == by_hand
     assert of_pair(a, b, 5000).tolist() == by_hand
+
+
+votes = st.lists(
+    st.tuples(st.permutations("abcde").map(lambda order: order[:2]), st.sampled_from(WINNERS), st.floats(0.001, 1)),
+    min_size=1,
+    max_size=14,
+)  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(
+    votes,
+    st.sampled_from(["half", "rao-kupper"]),
+    st.sampled_from(["equal", "propensity"]),
+    st.sampled_from(["sandwich", "bootstrap", "simultaneous"]),
+)
+def test_few_votes_of_any_shape_are_rated(
+    rows: list[tuple[list[str], str, float]], ties: str, weights: str, interval: str
+) -> None:
+    """Single votes, only wins, groups apart, extreme weights: always finite, ordered, and ranked by intervals."""
+    made = [
+        Battle(model_a=pair[0], model_b=pair[1], winner=winner, probability=p,  # type: ignore[arg-type]
+               style=(("tokens", float(ord(pair[0])), p),))
+        for pair, winner, p in rows
+    ]  # fmt: skip
+    if ties == "rao-kupper" and all(row.winner.startswith("tie") for row in made):
+        return
+    for style in ((), ("tokens",)):
+        ratings = fit_bradley_terry(
+            made, ties=ties, weights=weights, interval=interval, rounds=20, style=style  # type: ignore[arg-type]
+        )  # fmt: skip
+        assert np.all(np.isfinite(ratings.rating))
+        assert np.all(ratings.low <= ratings.rating + 1e-6) or interval == "bootstrap"
+        assert np.all(ratings.low <= ratings.high)
+        for place in range(len(ratings.models)):
+            same = ratings.group == ratings.group[place]
+            assert ratings.rank[place] == 1 + np.sum(same & (ratings.low > ratings.high[place]))
+        for group in np.unique(ratings.group):
+            assert ratings.rating[ratings.group == group].mean() == pytest.approx(1000, abs=1e-3)
+
+
+def test_rows_of_a_store_are_read_as_battles() -> None:
+    from typing import NamedTuple
+
+    class Row(NamedTuple):
+        seq: int
+        model_a: str
+        model_b: str
+        winner: str
+        time: float = 1.0
+        probability: float = 0.5
+        voter: str = "v"
+        category: str = ""
+        prompt: str = "7"
+        style: tuple[tuple[str, float, float], ...] = (("tokens", 1.0, 2.0),)
+
+    rows = [Row(number, "a", "b", WINNERS[number % 4]) for number in range(8)]
+    battles = Battles.from_rows(rows)  # type: ignore[arg-type]
+    assert battles.winner.tolist() == [0, 1, 2, 3] * 2
+    assert battles.style_names == ("tokens",) and battles.probability[0] == 0.5
+    assert fit_bradley_terry(iter(rows)).votes == 8  # type: ignore[arg-type]

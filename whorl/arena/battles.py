@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,6 +58,29 @@ class Battle:
         for name, in_a, in_b in self.style:
             if not (0 <= in_a < math.inf and 0 <= in_b < math.inf):
                 raise DataError(f"style count {name!r} must be finite and 0 or more, not {in_a} and {in_b}")
+
+
+class Vote(Protocol):
+    """What a row needs to be read as a `Battle`, which is one; rows of a store of votes are others."""
+
+    @property
+    def model_a(self) -> str: ...
+    @property
+    def model_b(self) -> str: ...
+    @property
+    def winner(self) -> Winner: ...
+    @property
+    def time(self) -> float | None: ...
+    @property
+    def probability(self) -> float | None: ...
+    @property
+    def voter(self) -> str: ...
+    @property
+    def category(self) -> str: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def style(self) -> tuple[tuple[str, float, float], ...]: ...
 
 
 class Labels(NamedTuple):
@@ -146,8 +169,8 @@ class Battles:
         )
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Battle]) -> Battles:
-        """From `Battle` rows. A style count counts when every row has it."""
+    def from_rows(cls, rows: Iterable[Vote]) -> Battles:
+        """From `Battle`s or other rows with their fields. A style count counts when every row has it."""
         battles = list(rows)
         styles = [{name: (in_a, in_b) for name, in_a, in_b in row.style} for row in battles]
         names = tuple(sorted(set.intersection(*map(set, styles)))) if styles else ()

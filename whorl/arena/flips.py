@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.arena.battles import Battle, Battles
+from whorl.arena.battles import Battles, Vote
 from whorl.arena.likelihood import Array, Problem, minimise
 from whorl.arena.outcomes import collapse, cut_prompts
 from whorl.arena.posing import pose
@@ -40,7 +40,7 @@ class Flip:
 
 
 def votes_to_flip(
-    battles: Battles | Iterable[Battle], ratings: Ratings | None = None, *, top: int | None = None
+    battles: Battles | Iterable[Vote], ratings: Ratings | None = None, *, top: int | None = None
 ) -> list[Flip]:
     """For each model and the next one below it (of the same group), the first `top` of them.
 

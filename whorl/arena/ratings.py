@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import norm
 
-from whorl.arena.battles import Battle, Battles
+from whorl.arena.battles import Battles, Vote
 from whorl.arena.intervals import bootstrap, covariance, half_width, ranks
 from whorl.arena.likelihood import Array, minimise
 from whorl.arena.outcomes import collapse, cut_prompts
@@ -106,7 +106,7 @@ class Ratings:
 
 
 def fit_bradley_terry(
-    battles: Battles | Iterable[Battle],
+    battles: Battles | Iterable[Vote],
     *,
     ties: Ties = "half",
     weights: Weights = "equal",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.arena.battles import Battle, Battles
+from whorl.arena.battles import Battles, Vote
 from whorl.arena.outcomes import summed
 from whorl.arena.ratings import Ratings, fit_bradley_terry
 from whorl.base.errors import InputError
@@ -30,7 +30,7 @@ class WinMatrix:
         return np.divide(self.points, self.battles, out=np.full(self.points.shape, np.nan), where=met)
 
 
-def win_matrix(battles: Battles | Iterable[Battle]) -> WinMatrix:
+def win_matrix(battles: Battles | Iterable[Vote]) -> WinMatrix:
     """Who beat whom how often, models in the order of `Battles.models` (sorted)."""
     battles = battles if isinstance(battles, Battles) else Battles.from_rows(battles)
     many = len(battles.models)
@@ -54,7 +54,7 @@ class Timeline:
 
 
 def ratings_over_time(
-    battles: Battles | Iterable[Battle], times: Sequence[float] | int = 12, **fit: Any
+    battles: Battles | Iterable[Vote], times: Sequence[float] | int = 12, **fit: Any
 ) -> Timeline:
     """Fits at `times`, or at so many moments that part the votes evenly; `fit` as `fit_bradley_terry` has it.
 
@@ -89,7 +89,7 @@ def _known_anchor(fit: dict[str, Any], battles: Battles) -> dict[str, Any]:
     return {**fit, "anchor": None} if fit.get("anchor") not in (None, *battles.models) else fit
 
 
-def ratings_by_category(battles: Battles | Iterable[Battle], **fit: Any) -> dict[str, Ratings]:
+def ratings_by_category(battles: Battles | Iterable[Vote], **fit: Any) -> dict[str, Ratings]:
     """A fit for each category that has battles, by name."""
     battles = battles if isinstance(battles, Battles) else Battles.from_rows(battles)
     found: dict[str, Ratings] = {}
