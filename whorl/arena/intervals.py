@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from whorl.arena.config import Interval
 
 BOOTSTRAP = 0xB007  # purpose of the random numbers
-BOOTSTRAP_RIDGE = 1e-5  # a resample may leave a model without a loss; this keeps it finite
+LEVEL = 1e-6  # points within which two ends are the same number, whatever a machine rounds
+BOOTSTRAP_RIDGE = 1e-3  # a resample may leave a model without a loss; this keeps it finite
 
 
 def covariance(problem: Problem, theta: Array) -> tuple[Array, Array]:
@@ -76,7 +77,7 @@ def half_width(interval: Interval, level: float, models: int, groups: int) -> fl
 
 
 def ranks(low: Array, high: Array, groups: NDArray[np.int32]) -> NDArray[np.int64]:
-    """[M] 1 + how many models of the same group have an interval that lies wholly above this one's."""
-    above = (low[None, :] > high[:, None]) & (groups[None, :] == groups[:, None])
+    """[M] 1 + how many models of the same group have an interval (in points) wholly above this one's."""
+    above = (low[None, :] > high[:, None] + LEVEL) & (groups[None, :] == groups[:, None])
     counted: NDArray[np.int64] = 1 + above.sum(axis=1)
     return counted

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from whorl.arena.config import Ties
 
 Array = NDArray[np.float64]
-MOST_STEPS = 100
+MOST_STEPS = 200
+LONGEST_STEP = 2.0  # of any parameter, in log-odds
+NO_CHANGE = 1e-12  # of the loss
 CLOSE_ENOUGH = 1e-10  # of θ, per step: a rating's hundredth point is 6e-5
 
 
@@ -133,7 +135,9 @@ def same_group(groups: NDArray[np.int32]) -> Array:
 
 def half_wins(d: Array, points: Array) -> Terms:
     p = expit(d)
-    return Terms(np.logaddexp(0, d) - points * d, p - points, p * (1 - p))
+    # The same as softplus(d) − points·d, without the difference of two large numbers.
+    loss = points * np.logaddexp(0, -d) + (1 - points) * np.logaddexp(0, d)
+    return Terms(loss, p - points, p * expit(-d))
 
 
 def rao_kupper(d: Array, points: Array, eta: float) -> Terms:
@@ -165,17 +169,19 @@ def minimise(problem: Problem, start: Array | None = None) -> Array:
         gradient, hessian = problem.gradient(terms, theta), problem.hessian(terms)
         scale = float(np.mean(np.diag(hessian)[:models])) or 1.0
         step = cho_solve(cho_factor(hessian + scale * gauge), -gradient)
-        length, expected = 1.0, float(gradient @ step)
+        # Far out the likelihood is flat, and what the curvature here says of there is nothing.
+        length = min(1.0, LONGEST_STEP / max(float(np.max(np.abs(step))), LONGEST_STEP))
+        whole, expected = length == 1.0, float(gradient @ step)
         while True:
             tried = theta + length * step
             lower = problem.loss(tried)
-            # Near the minimum the loss no longer changes in floating point: the step is then taken whole.
-            if lower <= loss + 1e-4 * length * expected + 1e-12 * abs(loss):
+            # Near the minimum a step changes the loss by less than its rounding, and is taken as it is.
+            if lower <= loss + 1e-4 * length * expected or -expected <= NO_CHANGE * (1 + abs(loss)):
                 break
-            length /= 2
+            length, whole = length / 2, False
             if length < 1e-10:
                 raise DataError("the ratings' likelihood cannot be minimised: weights or style are extreme")
         theta, loss = tried, lower
-        if length == 1.0 and np.max(np.abs(step)) < CLOSE_ENOUGH:
+        if whole and np.max(np.abs(step)) < CLOSE_ENOUGH:
             return theta
     raise DataError(f"the ratings did not settle in {MOST_STEPS} Newton steps: weights or style are extreme")

@@ -22,24 +22,29 @@ if TYPE_CHECKING:
 STYLE_RIDGE = 0.5
 # ξ ~ N(0, 1000 points) keeps a group finite where some of its models only won or lost; used only there.
 PRIOR_RIDGE = float((400 / np.log(10) / 1000) ** 2)
+# Wide enough ties can explain some few votes perfectly, with strengths as far apart (a > b, b = c, c = a):
+# the width has no maximum likelihood then. So weak a prior moves no width that votes decide.
+TIE_RIDGE = 1e-3
 MOST_NAMED = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Posed:
-    """A `Problem` and what is odd about it. `unbounded [M]`: models held finite by the prior alone."""
+    """A `Problem` and what is odd about it. `unbounded [M]`: models held finite by the prior alone;
+    `tied [M]`: models that never won nor lost."""
 
     problem: Problem
     groups: int
     unbounded: NDArray[np.bool_]
+    tied: NDArray[np.bool_]
     open_ends: tuple[NDArray[np.bool_], NDArray[np.bool_]]  # [M] no lower end, no upper end
     notes: list[str] = field(default_factory=list)
 
     def spread(self, sandwich: Array, inverse: Array) -> Array:
-        """The covariance to report. A model that won every battle has scores near 0 and so a sandwich
-        near 0, however few its battles; the prior's posterior H⁻¹ is added for those models."""
+        """The covariance to report. A model that won every battle, or tied each, has scores near 0 and so
+        a sandwich near 0, however few its battles; for those models H⁻¹ is added."""
         part = np.zeros(len(sandwich))
-        part[: len(self.unbounded)] = self.unbounded
+        part[: len(self.unbounded)] = self.unbounded | self.tied
         spread: Array = sandwich + part[:, None] * inverse * part[None, :]
         return spread
 
@@ -63,6 +68,9 @@ def pose(outcomes: Outcomes, ties: Ties, models: tuple[str, ...]) -> Posed:
                 f" no {end} end; a weak prior keeps the rating finite"
             )
     tied = (outcomes.points == 0.5) & (outcomes.count > 0)
+    decided = np.zeros(outcomes.models, dtype=bool)
+    for ends in (outcomes.a, outcomes.b):
+        decided[ends[(outcomes.points != 0.5) & (outcomes.count > 0)]] = True
     if ties == "rao-kupper":
         if tied.all():
             raise InputError("every battle is a tie: Rao and Kupper's width has no end; take half wins")
@@ -74,11 +82,16 @@ def pose(outcomes: Outcomes, ties: Ties, models: tuple[str, ...]) -> Posed:
         [
             np.where(separated, PRIOR_RIDGE, 0.0),
             np.full(outcomes.f.shape[1], STYLE_RIDGE),
-            np.zeros(int(ties == "rao-kupper")),
+            np.full(int(ties == "rao-kupper"), TIE_RIDGE),
         ]
     )
     return Posed(
-        Problem(outcomes, ties, groups, ridge), int(groups.max()) + 1, unbounded, (open_low, open_high), notes
+        problem=Problem(outcomes, ties, groups, ridge),
+        groups=int(groups.max()) + 1,
+        unbounded=unbounded,
+        tied=~decided,
+        open_ends=(open_low, open_high),
+        notes=notes,
     )
 
 

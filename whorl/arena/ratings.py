@@ -144,19 +144,22 @@ def fit_bradley_terry(
         posed.notes.append(f"{surplus:,} battles left out: their prompts were asked far too often")
     theta = minimise(posed.problem)
     spread = posed.spread(*covariance(posed.problem, theta))
-    reach = half_width(interval, level, outcomes.models, posed.groups) * np.sqrt(np.diag(spread))
+    reach = half_width(interval, level, outcomes.models, posed.groups) * np.sqrt(
+        np.maximum(np.diag(spread), 0.0)
+    )
     low, high = theta - reach, theta + reach
     if interval == "bootstrap":
         low, high = _quantiles(posed, theta, low, high, level, rounds, seed)
     many = outcomes.models
     open_low, open_high = posed.open_ends
     low[:many][open_low], high[:many][open_high] = -np.inf, np.inf
+    lower, upper = CENTRE + SCALE * low[:many], CENTRE + SCALE * high[:many]
     ratings = Ratings(
         models=battles.models,
         rating=CENTRE + SCALE * theta[:many],
-        low=CENTRE + SCALE * low[:many],
-        high=CENTRE + SCALE * high[:many],
-        rank=ranks(low[:many], high[:many], posed.problem.groups),
+        low=lower,
+        high=upper,
+        rank=ranks(lower, upper, posed.problem.groups),
         battles=outcomes.per_model(),
         group=posed.problem.groups,
         strength=theta[:many],
