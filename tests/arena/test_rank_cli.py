@@ -119,7 +119,7 @@ def test_a_plot_is_written(votes: Path, capsys: pytest.CaptureFixture[str], form
         (["rank", "VOTES", "--anchor", "model-2=nan"], "'nan' is no number"),
         (["rank", "VOTES", "--level", "2"], "level 2.0 is not between 0 and 1"),
         (["rank", "VOTES", "--interval", "bootstrap", "--rounds", "1"], "rounds 1 is too few"),
-        (["rank", "VOTES", "--category", "x"], "no 'category', which --category asks about"),
+        (["rank", "VOTES", "--category", "x"], "no column 'category', which --category asks for"),
         (["rank"], "Missing argument 'FILE'"),
         (["simulate"], "Missing option '--synthetic'"),
         (["simulate", "--synthetic", "--models", "1"], "--models"),

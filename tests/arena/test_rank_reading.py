@@ -160,7 +160,9 @@ def test_no_file_a_directory_and_an_unknown_category(tmp_path: Path) -> None:
     assert len(read_battles(path, where=("category", "Coding"))[0]) == 1
     with pytest.raises(InputError, match="no battle with category 'code'; did you mean coding"):
         read_battles(path, where=("category", "code"))
-    with pytest.raises(InputError, match="no 'language', which --category asks about"):
+    with pytest.raises(
+        InputError, match="no column 'language', which --category asks for; there are model_a"
+    ):
         read_battles(path, where=("language", "German"))
 
 

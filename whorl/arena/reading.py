@@ -79,7 +79,7 @@ class _Columns:
         self.where_seen: set[str] = set()
 
     def of_table(self, header: Sequence[str]) -> None:
-        """The file is a table with these columns; it must have the three that a battle needs."""
+        """The file is a table with these columns: all that a battle needs and that are asked for must be."""
         for name in ("model_a", "model_b", "winner"):
             if name in header or (name == "winner" and all(column in header for column in ONE_HOT)):
                 continue
@@ -87,6 +87,13 @@ class _Columns:
                 f"{self.path}:1: no column {name!r}{nearest(name, header) if header else ''}"
                 " (needed: model_a, model_b, winner)"
             )
+        asked = [] if self.where is None else [(self.where[0], "--category")]
+        asked += [(f"{name}_{side}", "--style") for name in self.style or () for side in "ab"]
+        for column, option in asked:
+            if column not in header:
+                raise InputError(
+                    f"{self.path}:1: no column {column!r}, which {option} asks for{nearest(column, header)}"
+                )
         there = {name: tuple(word for word in words if word in header) for name, words in COLUMNS.items()}
         self.sources = {name: words for name, words in there.items() if words}
 
@@ -130,7 +137,7 @@ class _Columns:
     def _wanted(self, row: Mapping[str, Any]) -> bool:
         column, value = self.where  # type: ignore[misc]
         if column not in row:
-            raise BadRowError(f"no {column!r}, which --category asks about")
+            raise BadRowError(f"no {column!r}, which --category asks for")
         found = str(row[column])
         if len(self.where_seen) < 100:
             self.where_seen.add(found)
