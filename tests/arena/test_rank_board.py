@@ -53,7 +53,7 @@ def test_another_process_that_reads_the_battles_from_a_file_makes_the_same_board
         "from whorl.arena import read_battles, replay\nfrom pathlib import Path\n"
         "battles, _ = read_battles('b.csv')\nprint(replay(Path('board.json').read_bytes(), battles).digest)"
     )
-    environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "2"}  # here it is 1
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == make_board(battles).digest

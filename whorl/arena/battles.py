@@ -256,9 +256,8 @@ class Battles:
 
     def compact(self) -> Battles:
         """Without models that have no battle; itself where there are none such."""
-        here = np.bincount(self.a, minlength=len(self.models)) + np.bincount(
-            self.b, minlength=len(self.models)
-        )
+        here = np.zeros(len(self.models), dtype=bool)
+        here[self.a] = here[self.b] = True
         return self if here.all() else self.take(np.arange(len(self)))
 
     def of_category(self, name: str) -> Battles:

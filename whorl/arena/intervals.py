@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.stats import chi2, norm
 
-from whorl.arena.likelihood import Array, Problem, minimise, same_group
+from whorl.arena.likelihood import Array, Problem, minimise, one_thread, same_group
 
 if TYPE_CHECKING:
     from whorl.arena.config import Interval
@@ -30,11 +30,12 @@ def covariance(problem: Problem, theta: Array) -> tuple[Array, Array]:
     models = problem.outcomes.models
     scale = float(np.mean(np.diag(hessian)[:models])) or 1.0
     size = len(theta)
-    inverse = cho_solve(cho_factor(hessian + scale * problem.gauge()), np.eye(size))
     centre = np.eye(size)
     centre[:models, :models] -= same_group(problem.groups)
-    inverse = centre @ inverse @ centre
-    return symmetric(inverse @ problem.scores(terms) @ inverse), symmetric(inverse)
+    with one_thread():
+        inverse = cho_solve(cho_factor(hessian + scale * problem.gauge()), np.eye(size))
+        inverse = centre @ inverse @ centre
+        return symmetric(inverse @ problem.scores(terms) @ inverse), symmetric(inverse)
 
 
 def symmetric(matrix: Array) -> Array:

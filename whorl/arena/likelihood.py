@@ -12,13 +12,16 @@ The scale of ξ is free: within each connected group Σξ = 0.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit
+from threadpoolctl import ThreadpoolController
 
 from whorl.arena.outcomes import Outcomes
 from whorl.base.errors import DataError
@@ -66,10 +69,12 @@ class Problem:
             d = d + out.f @ theta[models : models + features]
         return rao_kupper(d, out.points, float(theta[-1])) if has_tie else half_wins(d, out.points)
 
-    def loss(self, theta: Array) -> float:
+    def evaluate(self, theta: Array) -> tuple[float, Terms | None]:
+        """The penalised −log-likelihood and its terms; (inf, None) where a tie has no width."""
         if self.ties == "rao-kupper" and theta[-1] <= 0:
-            return np.inf
-        return float(self.outcomes.weight @ self.terms(theta).loss + 0.5 * self.ridge @ theta**2)
+            return np.inf, None
+        terms = self.terms(theta)
+        return float(self.outcomes.weight @ terms.loss + 0.5 * self.ridge @ theta**2), terms
 
     def gradient(self, terms: Terms, theta: Array) -> Array:
         out = self.outcomes
@@ -134,10 +139,11 @@ def same_group(groups: NDArray[np.int32]) -> Array:
 
 
 def half_wins(d: Array, points: Array) -> Terms:
-    p = expit(d)
-    # The same as softplus(d) − points·d, without the difference of two large numbers.
-    loss = points * np.logaddexp(0, -d) + (1 - points) * np.logaddexp(0, d)
-    return Terms(loss, p - points, p * expit(-d))
+    # e^{−|d|} serves all of it. The loss is softplus(d) − points·d without a difference of large numbers.
+    small = np.exp(-np.abs(d))
+    share = small / (1 + small)  # of the one expected to lose
+    loss = np.log1p(small) + points * np.maximum(-d, 0) + (1 - points) * np.maximum(d, 0)
+    return Terms(loss, np.where(d < 0, share, 1 - share) - points, share / (1 + small))
 
 
 def rao_kupper(d: Array, points: Array, eta: float) -> Terms:
@@ -156,27 +162,45 @@ def rao_kupper(d: Array, points: Array, eta: float) -> Terms:
     )
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Linear algebra on one thread: matrices as small as these only wait for each other on more, and the
+    last bits of a result do not depend on how many there are."""
+    return _libraries().limit(limits=1, user_api="blas")
+
+
 def minimise(problem: Problem, start: Array | None = None) -> Array:
-    """θ at the minimum, by Newton's method with halved steps; the likelihoods here are convex."""
+    """θ at the minimum, by Newton's method with steps kept short; the likelihoods here are convex."""
     models, features, has_tie = problem.sizes
     theta = np.zeros(models + features + has_tie) if start is None else start.copy()
     if has_tie and start is None:
         theta[-1] = 0.5
+    with one_thread():
+        return _newton(problem, theta)
+
+
+def _newton(problem: Problem, theta: Array) -> Array:
     gauge = problem.gauge()
-    loss = problem.loss(theta)
+    loss, terms = problem.evaluate(theta)
     for _ in range(MOST_STEPS):
-        terms = problem.terms(theta)
+        if terms is None:
+            raise DataError("the width of ties starts at 0 or less")
         gradient, hessian = problem.gradient(terms, theta), problem.hessian(terms)
-        scale = float(np.mean(np.diag(hessian)[:models])) or 1.0
+        scale = float(np.mean(np.diag(hessian)[: problem.outcomes.models])) or 1.0
         step = cho_solve(cho_factor(hessian + scale * gauge), -gradient)
         # Far out the likelihood is flat, and what the curvature here says of there is nothing.
         length = min(1.0, LONGEST_STEP / max(float(np.max(np.abs(step))), LONGEST_STEP))
         whole, expected = length == 1.0, float(gradient @ step)
         while True:
             tried = theta + length * step
-            lower = problem.loss(tried)
+            lower, terms = problem.evaluate(tried)
             # Near the minimum a step changes the loss by less than its rounding, and is taken as it is.
-            if lower <= loss + 1e-4 * length * expected or -expected <= NO_CHANGE * (1 + abs(loss)):
+            slight = -expected <= NO_CHANGE * (1 + abs(loss))
+            if terms is not None and (slight or lower <= loss + 1e-4 * length * expected):
                 break
             length, whole = length / 2, False
             if length < 1e-10:
