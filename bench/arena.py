@@ -19,27 +19,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _record import keep
 from rich.console import Console
 from rich.table import Table
 
 from whorl.arena import Battles, Judge, Ratings, fit_bradley_terry, simulate_battles
 from whorl.arena.ratings import CENTRE, SCALE
 from whorl.arena.simulation import coverage, synthetic_strengths
-from whorl.base.files import JsonLines
 
-RESULTS = Path(__file__).parent / "results" / "arena.jsonl"
 SPREAD, TIE_WIDTH = 200.0, 0.55  # points; a fifth of the votes are ties
 MOST_POINTS_APART = 0.01  # what equal ratings means
 COVERAGE = {
@@ -89,12 +83,6 @@ def points_apart(ratings: Ratings, scores: Any) -> float:
     strengths = np.log(np.array([scores[name] for name in ratings.models]))
     theirs = CENTRE + SCALE * (strengths - strengths.mean())
     return float(np.abs(ratings.rating - theirs).max())
-
-
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
 
 
 def race(battles: Battles, rounds: int, console: Console) -> dict[str, Any]:
@@ -161,27 +149,12 @@ def main() -> None:
     }
     for name, one in covered.items():
         console.print(f"coverage, {name} judges: {one.coverage:.2%} of {one.intervals:,} intervals of 95 %")
-    log = JsonLines(RESULTS)
-    log.append(
-        {
-            "format": 1,
-            "bench": "arena.ratings",
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "votes": options.votes,
-            "models": options.models,
-            "ties": ties,
-            "rounds": options.rounds,
-            **found,
-            "coverage": {name: one.coverage for name, one in covered.items()},
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "system": platform.system(),
-            "python": platform.python_version(),
-            "versions": {name: version(name) for name in ("numpy", "scipy", "evalica")},
-        }
-    )
-    log.close()
+    found |= {
+        "what": "ratings", "votes": options.votes, "models": options.models, "ties": ties,
+        "rounds": options.rounds, "coverage": {name: one.coverage for name, one in covered.items()},
+        "load": os.getloadavg()[0],
+    }  # fmt: skip
+    keep("arena", found, ("numpy", "scipy", "evalica"))
     if apart > MOST_POINTS_APART:
         sys.exit(f"the ratings are {apart} points apart, more than {MOST_POINTS_APART}")
 

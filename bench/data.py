@@ -19,7 +19,6 @@ import argparse
 import ast
 import json
 import os
-import platform
 import re
 import statistics
 import sys
@@ -27,15 +26,13 @@ import sysconfig
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from _record import keep
 from rich.console import Console
 from rich.table import Table
 
-from whorl.base.files import JsonLines
 from whorl.data.document import Document
 from whorl.data.filters import (
     c4_quality,
@@ -46,7 +43,6 @@ from whorl.data.filters import (
 )
 from whorl.data.filters.english import forget, tokenize
 
-RESULTS = Path(__file__).parent / "results" / "data.jsonl"
 DATA = Path(os.environ.get("WHORL_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 FILTERS = {
     "gopher_repetition": gopher_repetition,
@@ -251,12 +247,6 @@ def limits(documents: list[Text]) -> dict[str, float]:
     }
 
 
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -302,11 +292,7 @@ def main() -> None:
         "of a scan",
         "of a cut",
     )
-    record: dict[str, Any] = {
-        "format": 1,
-        "bench": "data",
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    record: dict[str, Any] = {}
     for work, names in work_names.items():
         found = compare(documents, names, verdicts["whorl", work], verdicts["datatrove", work])
         mine, yours = rates["whorl", work], rates["datatrove", work]
@@ -336,13 +322,8 @@ def main() -> None:
         "documents": len(documents), "megabytes": size, "rounds": options.rounds, "kinds": dict(kinds),
         "limits_mb_s": {name: size / taken for name, taken in bounds.items()},
         "parts_mb_s": {name: size / taken for name, taken in parts.items()},
-        "processor": processor(), "cores": os.cpu_count(), "system": platform.system(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("numpy", "datatrove", "spacy")},
     }  # fmt: skip
-    log = JsonLines(RESULTS)
-    log.append(record)
-    log.close()
+    keep("data", record, ("numpy", "datatrove", "spacy"))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import re
 import statistics
 import subprocess
@@ -31,16 +29,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from _record import keep
 from rich.console import Console
 from rich.table import Table
 
-from whorl.base.files import JsonLines, read_json, write_json
+from whorl.base.files import read_json, write_json
 from whorl.base.logbook import Logbook
 from whorl.data.batch import Batch
 from whorl.data.batches import Batches
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
     from whorl.models.config import ModelConfig
     from whorl.train.config import TrainConfig
 
-RESULTS = Path(__file__).parent / "results" / "train.jsonl"
 VOCABULARY, D_MODEL, LAYERS, D_FF, HEAD = 4096, 320, 6, 864, 64
 BPE_BYTES = 3_000_000  # of text that the tokenizer is learnt from
 LR, BETAS, EPS, CLIP = 1e-3, (0.9, 0.95), 1e-8, 1.0
@@ -331,12 +328,6 @@ def summarise(answers: list[dict[str, Any]], tokens: int) -> Figures:
     return Figures(statistics.median(rates), rates, losses[0], losses[-1])
 
 
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
-
-
 def sides(console: Console) -> list[str]:
     from whorl.kernels.device import compiler_available
 
@@ -439,17 +430,11 @@ def main() -> None:
         rows = run_child(replace(work, profile=True))["profile"] if options.profile else []
     if rows:
         show_profile(rows, console)
-    record = {
-        "format": 1, "bench": "train", "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        **found, "profile": rows, "rounds": options.rounds, "warmup": work.warmup, "steps": work.steps,
-        "batch": [work.rows, work.sequence], "dtype": "bfloat16", "threads": work.threads,
-        "processor": processor(), "cores": os.cpu_count(), "system": platform.system(),
-        "python": platform.python_version(), "versions": versions,
-    }  # fmt: skip
     if not options.dry:
-        log = JsonLines(RESULTS)
-        log.append(record)
-        log.close()
+        keep("train", {
+            **found, "profile": rows, "rounds": options.rounds, "warmup": work.warmup, "steps": work.steps,
+            "batch": [work.rows, work.sequence], "dtype": "bfloat16", "threads": work.threads,
+        }, versions)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -98,12 +98,39 @@ def cross_entropy64(
     return (losses64(hidden, weight, targets, soft_cap) * weights).sum()
 
 
+def norm64(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, offset: float, layer: bool) -> Tensor:
+    mean = x.sum(-1, keepdim=True) / x.shape[-1] if layer else 0.0
+    spread = ((x - mean) ** 2).sum(-1, keepdim=True) / x.shape[-1]
+    return (x - mean) / (spread + eps).sqrt() * (weight + offset) + (0 if bias is None else bias)
+
+
+def rotate64(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Each pair as a complex number, turned."""
+    half = x.shape[-1] // 2
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.complex(cos, sin)[:, None]
+    return torch.cat([turned.real, turned.imag], -1)
+
+
+def activate64(x: Tensor, name: str, up: Tensor | None) -> Tensor:
+    half = x / 2
+    active = {
+        "silu": x / (1 + (-x).exp()),
+        "gelu": half * (1 + torch.special.erf(x / 2**0.5)),
+        "gelu_tanh": half * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
+        "relu": (x + x.abs()) / 2,
+    }[name]
+    return active if up is None else active * up
+
+
 SLOW_IN_PYTHON = ("long and short", "blocks", "head of 32", "head of 64, grouped queries")
 PLAIN: dict[str, Callable[..., Tensor]] = {
+    "activate": activate64,
     "attention": attention64,
     "linear": linear64,
+    "norm": norm64,
     "paged_attention": paged64,
     "quantised_linear": quantised64,
+    "rotate": rotate64,
     "linear_cross_entropy": cross_entropy64,
     "token_losses": losses64,
 }

@@ -119,12 +119,41 @@ KINDS = [(8, 0), (4, 32), (4, 64), (4, 128)]
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("bits", "group"), KINDS)
 def test_a_row_is_the_same_bits_in_any_batch_quantised(bits: int, group: int, dtype: torch.dtype) -> None:
-    x, weight = draw(dtype, packing.ROWS, 384), draw(torch.float32, 37, 384)
+    """Among those batches that go one way: VNNI's, or the tiles'."""
+    assert QUANTISED is not None
+    tiles = QUANTISED.tiles(384, 37, 384 // group if group else 1)
+    most, few = (packing.ROUNDED_ROWS, packing.VECTOR_ROWS) if tiles else (packing.ROWS, packing.ROWS)
+    x, weight = draw(dtype, most, 384), draw(torch.float32, 37, 384)
     packed, scale = quantise(weight, bits, group)
-    whole = quantised_linear(x, packed, scale, bits)
-    for rows in range(1, packing.ROWS + 1):
+    whole, together = quantised_linear(x, packed, scale, bits), quantised_linear(x[:few], packed, scale, bits)
+    for rows in range(1, few + 1):
+        assert torch.equal(quantised_linear(x[:rows], packed, scale, bits), together[:rows])
+        last = quantised_linear(x[few - rows : few], packed, scale, bits)
+        assert torch.equal(last, together[few - rows :])
+    for rows in range(few + 1, most + 1):
         assert torch.equal(quantised_linear(x[:rows], packed, scale, bits), whole[:rows])
         assert torch.equal(quantised_linear(x[-rows:], packed, scale, bits), whole[-rows:])
+
+
+@pytest.mark.skipif(QUANTISED is None, reason="no C++ compiler")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("bits", "group"), KINDS)
+@pytest.mark.parametrize(("inner", "out"), [(384, 37), (1152, 16), (2176, 50)])
+def test_tiles_and_vectors_round_alike(
+    bits: int, group: int, inner: int, out: int, dtype: torch.dtype
+) -> None:
+    """The same codes of x and W, summed in another order."""
+    assert QUANTISED is not None
+    packed, scale = quantise(draw(torch.float32, out, inner), bits, group)
+    if QUANTISED.rounded is None or not QUANTISED.tiles(inner, out, scale.shape[1]):
+        pytest.skip("no AMX, or no VNNI")
+    for rows in (1, 5, 16, 17, 32):
+        x, bias = draw(dtype, rows, inner), draw(dtype, out)
+        tiled, vectors = (
+            product(x, packed, scale, bits, bias).float() for product in (QUANTISED.tiled, QUANTISED.rounded)
+        )
+        difference = (tiled - vectors).abs().max() / vectors.abs().max()
+        assert float(difference) < (1e-5 if dtype == torch.float32 else 5e-3)
 
 
 @pytest.mark.parametrize(("bits", "group", "bound"), [(8, 0, 0.012), (4, 32, 0.11), (4, 128, 0.13)])
@@ -150,7 +179,7 @@ def test_unpacking_gives_the_very_weights(bits: int, group: int, dtype: torch.dt
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("bits", "group"), KINDS)
-@pytest.mark.parametrize("rows", [packing.ROWS + 1, 63, packing.TILED_ROWS, packing.TILED_ROWS + 1])
+@pytest.mark.parametrize("rows", [packing.ROUNDED_ROWS + 1, 63, packing.TILED_ROWS, packing.TILED_ROWS + 1])
 def test_many_rows_take_the_dequantised_weights(rows: int, bits: int, group: int, dtype: torch.dtype) -> None:
     x, packing_of = draw(dtype, rows, 384), quantise(draw(torch.float32, 45, 384), bits, group)
     wanted = x.double() @ dequantise(*packing_of, bits, 384, dtype).double().T
@@ -167,7 +196,7 @@ def test_tiles_are_the_same_bits_in_any_batch(bits: int, group: int) -> None:
     packed, scale = quantise(weight, bits, group)
     whole, half = quantised_linear(x, packed, scale, bits), weight.bfloat16()
     dense = linear(x[:TILED_ROWS], half)
-    for rows in (packing.ROWS + 1, 32, 33, 48, 100):
+    for rows in (packing.ROUNDED_ROWS + 1, 48, 64, 65, 100):
         assert torch.equal(quantised_linear(x[:rows], packed, scale, bits), whole[:rows])
     for rows in (1, 16, 17, 32, 33, 48):
         assert torch.equal(linear(x[:rows], half), dense[:rows])

@@ -325,3 +325,19 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     draws = [Draw(params, number, (), [1, 2]) for number in range(3)]
     together = choose(rows, draws).tolist()
     assert together == [choose(rows[i : i + 1], [draws[i]]).item() for i in range(3)]
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
+def test_top_p_of_a_large_vocabulary_is_that_of_the_sorted_one(spread: float, top_p: float) -> None:
+    scores = spread * torch.randn(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores[100:200] = scores.max()  # equal ones come in the order of their ids
+    weights, ids = truncated(scores, SamplingParams(top_p=top_p))
+    order = sorted(range(len(scores)), key=lambda token: (-float(scores[token]), token))
+    shares = (scores - scores.max()).exp()[order]
+    held = shares.cumsum(0) - shares < top_p * shares.sum()
+    assert ids is not None
+    kept = int(held.sum())
+    assert abs(int((weights > 0).sum()) - kept) <= 1  # sums of other order may part at the very border
+    assert ids[: kept - 1].tolist() == order[: kept - 1]
+    torch.testing.assert_close(weights[: kept - 1], shares[: kept - 1])

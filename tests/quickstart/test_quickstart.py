@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,8 +18,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.serve.conftest import drive, make_engine, mixed_requests
+from tests.serve.test_contract import furthest
+from whorl.base.lineage import trace_back
 from whorl.models.context import Packed
 from whorl.models.directory import load
+from whorl.models.weights import weight_version
+from whorl.text.tokenizer import Tokenizer
 
 TINY = ["--minutes", "0.1", "--cases", "4", "--compile", "off"]
 
@@ -78,6 +84,32 @@ def test_transformers_reads_the_assistant_with_equal_logits(finished: tuple[Path
         wanted = theirs(input_ids=ids).logits[0]
         given = ours.logits(ours(ids[0], Packed([ids.shape[1]])))
     np.testing.assert_allclose(given.numpy(), wanted.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.12)], ids=str)
+def test_its_server_gives_the_trainers_log_probs(
+    finished: tuple[Path, str], dtype: torch.dtype, bound: float
+) -> None:
+    path = finished[0] / "model"
+    model, tokenizer = load(path, dtype=dtype), Tokenizer.load(path)
+    requests = mixed_requests(model.config.vocab_size, 200, count=12)
+    options = {"page": 32, "budget": 64, "memory": 0.05}
+    engine = make_engine(load(path, dtype=dtype), tokenizer, **options)
+    for start in ("cold", "warm"):
+        named = [replace(request, id=f"{start} {request.id}") for request in requests]
+        worst = furthest(model, named, drive(engine, named))
+        print(f"{dtype}, {start}: largest difference in log-prob {worst:.2g}")
+        assert worst < bound
+
+
+def test_a_reply_leads_back_to_its_documents(finished: tuple[Path, str]) -> None:
+    found = trace_back(weight_version(finished[0] / "model"), finished[0].parent)
+    kinds = []
+    while found.origins:
+        kinds.append(found.kind)
+        found = next((one for one in found.origins if one.kind == "weights"), found.origins[0])
+    assert kinds == ["weights", "run", "weights", "run", "tokens", "dataset"]
+    assert found.name == "python.jsonl" and "since" not in found.note
 
 
 def test_a_finished_run_is_shown_again_and_not_trained_again(finished: tuple[Path, str]) -> None:

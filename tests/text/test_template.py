@@ -134,7 +134,8 @@ def test_default_template_holds_against_hostile_chats(ours: Tokenizer, chats, da
     assert made.ids.count(start) == made.ids.count(end) == len(conversation.messages) + system
     assert made.ids.count(call) == sum(len(message.tool_calls) for message in conversation.messages)
     for span, message in zip(made.spans[-len(conversation.messages) :], conversation.messages, strict=False):
-        assert message.text in ours.decode(made.ids[span.start : span.end])
+        # A reply's first line break may be one token with the header's; `train_samples` parts them.
+        assert message.text.strip() in ours.decode(made.ids[span.start : span.end])
 
 
 def test_control_strings_split_over_parts_stay_text(foreign: Tokenizer) -> None:

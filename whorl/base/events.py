@@ -159,11 +159,13 @@ class Result(Config):
 
 
 class Exported(Config):
-    """A model directory was written."""
+    """A model or adapter directory was written."""
 
     path: str
     weights: str = ""
     """Weight version: hash of the safetensors manifest."""
+    adapter: str = ""
+    """An adapter's version: hash of its files."""
     step: int = -1
 
 

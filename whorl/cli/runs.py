@@ -1,21 +1,25 @@
-"""`whorl runs list | show | report`: what was trained."""
+"""`whorl runs list | show | report | trace`: what was trained, and from what."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from whorl.base.lineage import Origin
     from whorl.base.runs import Record, Run
+
+MOST_SHOWN = 12  # inputs of one thing
 
 
 @click.group()
 def command() -> None:
-    """What was trained: every run with its state, one in full, one as a page."""
+    """What was trained: every run with its state, one in full, one as a page; where a reply comes from."""
 
 
 @command.command("list")
@@ -117,3 +121,53 @@ def _print_record(record: Record) -> None:
     out.print("\n[bold]Provenance[/]")
     for name, text in provenance_rows(record):
         out.print(f"  {name:<14}{escape(text)}", soft_wrap=True)
+
+
+@command.command()
+@click.argument("what")
+@click.option("--id", "id", default="", help="The reply's id in a file of traces (default: the last one).")
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Where runs and data lie (default: as in list)."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def trace(what: str, id: str, root: Path | None, as_json: bool) -> None:
+    """From a reply back to its weights, their run and its documents.
+
+    WHAT is a weight version, as replies carry it, or a file written by `whorl serve --traces`.
+    """
+    from whorl.base.lineage import find_trace, trace_back
+
+    record = find_trace(what, id) if Path(what).is_file() else None
+    version = record["weight_version"] if record else what
+    origin = trace_back(version, root or Path(os.environ.get("WHORL_WORKSPACE") or "."))
+    if as_json:
+        reply = {"id": record["id"], "message": record["message"]} if record else None
+        click.echo(json.dumps({"reply": reply, "origin": origin.to_json()}, indent=2))
+        return
+    _print_origin(origin, record)
+
+
+def _print_origin(origin: Origin, record: dict[str, Any] | None) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.tree import Tree
+
+    from whorl.base.lineage import SHORT
+
+    def line(one: Origin) -> str:
+        known = f"[bold]{one.kind}[/] {escape(one.name)}  [dim]{one.hash[:SHORT]}[/]"
+        return f"{known}  {escape(one.note)}".rstrip() + (f"\n[dim]{escape(one.path)}[/]" if one.path else "")
+
+    def grow(tree: Tree, one: Origin) -> None:
+        for before in one.origins[:MOST_SHOWN]:
+            grow(tree.add(line(before)), before)
+        if len(one.origins) > MOST_SHOWN:
+            tree.add(f"and {len(one.origins) - MOST_SHOWN:,} more; --json has them all")
+
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)  # a file's lines stay whole
+    if record:
+        said = str(record["message"].get("content") or record["message"].get("tool_calls") or "")
+        out.print(f"[bold]reply[/] {escape(record['id'])}  {escape(said[:200])!s}")
+    tree = Tree(line(origin))
+    grow(tree, origin)
+    out.print(tree, soft_wrap=True)

@@ -13,6 +13,8 @@
 #include <memory>
 #include <vector>
 
+#include "bf16.h"
+
 namespace c10 { struct BFloat16; }
 namespace at::native::cpublas {
 void brgemm(int64_t M, int64_t N, int64_t K, int64_t ld_a, int64_t ld_b, int64_t ld_c, const bool add_C,
@@ -22,21 +24,7 @@ void brgemm_release(bool is_vnni);
 
 namespace {
 
-using bits = uint16_t;
 constexpr int64_t BLOCK = 64;
-
-inline float widen(bits x) {
-  uint32_t wide = uint32_t(x) << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
-
-inline bits narrow(float value) {  // round to nearest even; inputs here are finite
-  uint32_t wide;
-  std::memcpy(&wide, &value, 4);
-  return bits((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
-}
 
 // C[m, n] (+)= A[m, k] B[k, n]; B holds pairs of rows interleaved ([k / 2][n][2]).
 inline void matmul(int64_t m, int64_t n, int64_t k, const bits* a, int64_t ld_a, const bits* b, float* c,
@@ -103,8 +91,8 @@ void softmax_tile(Scratch& s, int64_t key, int64_t query, float scale, bool caus
     }
 #pragma omp simd
     for (int64_t column = 0; column < BLOCK; ++column) {
-      p[column] = narrow(score[column]);
-      ds[column] = narrow(score[column] * (dscore[column] - delta[column]) * scale);
+      p[column] = narrow_finite(score[column]);
+      ds[column] = narrow_finite(score[column] * (dscore[column] - delta[column]) * scale);
     }
   }
   interleave(s.ds, BLOCK, BLOCK, s.ds_pairs);
@@ -170,7 +158,7 @@ void one_head(const Inputs& in, Scratch& s, int64_t length, int64_t padded) {
 void store_rows(const float* x, int64_t length, int64_t d, bits* out, int64_t stride) {
   for (int64_t row = 0; row < length; ++row)
 #pragma omp simd
-    for (int64_t column = 0; column < d; ++column) out[row * stride + column] = narrow(x[row * d + column]);
+    for (int64_t column = 0; column < d; ++column) out[row * stride + column] = narrow_finite(x[row * d + column]);
 }
 
 void store_queries(const Inputs& in, const Scratch& s, int64_t start, int64_t length, int64_t head) {
@@ -178,7 +166,7 @@ void store_queries(const Inputs& in, const Scratch& s, int64_t start, int64_t le
   for (int64_t row = 0; row < length; ++row) {
     const float* block = s.dq_t.data() + row / BLOCK * BLOCK * in.d + row % BLOCK;  // [d, BLOCK]
     bits* out = in.dq + (start + row) * stride + head * in.d;
-    for (int64_t column = 0; column < in.d; ++column) out[column] = narrow(block[column * BLOCK]);
+    for (int64_t column = 0; column < in.d; ++column) out[column] = narrow_finite(block[column * BLOCK]);
   }
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whorl.kernels import attention, cross_entropy, paged_attention
+from whorl.kernels import attention, cross_entropy, elementwise, paged_attention
 from whorl.kernels import linear as matmul
 from whorl.kernels import quantise as packing
 from whorl.kernels.spec import AttentionSpec
@@ -147,6 +147,39 @@ def _quantised(rows: int, inner: int, out: int, bits: int, group: int = 0, *, bi
     return make
 
 
+def _norm(rows: int, size: int, *, offset: float = 0.0, layer: bool = False, whole: bool = False) -> Make:
+    """`whole`: the weights are fp32 whatever x is."""
+
+    def make(dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        generator = torch.Generator().manual_seed(0)
+        x = 3 * _normal(generator, rows, size) + 0.5
+        weight, bias = _normal(generator, size), _normal(generator, size) if layer else None
+        kept = torch.float32 if whole else dtype
+        shift = None if bias is None else bias.to(device, kept)
+        return x.to(device, dtype), weight.to(device, kept), shift, 1e-6, offset, layer
+
+    return make
+
+
+def _rotate(tokens: int, heads: int, dim: int) -> Make:
+    def make(dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        generator = torch.Generator().manual_seed(0)
+        angle = 9 * _normal(generator, tokens, dim // 2)
+        x = _normal(generator, tokens, heads, dim)
+        return x.to(device, dtype), angle.cos().to(device), angle.sin().to(device)
+
+    return make
+
+
+def _activate(name: str, *shape: int, gated: bool = True) -> Make:
+    def make(dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        generator = torch.Generator().manual_seed(0)
+        x, up = (4 * _normal(generator, 2, *shape)).to(device, dtype)
+        return x, name, up if gated else None
+
+    return make
+
+
 def _spec(**axes: Any) -> AttentionSpec:
     return AttentionSpec(**{"scale": 0.35, **axes})
 
@@ -216,12 +249,45 @@ QUANTISED: dict[str, Make] = {
     "int4, groups of 128": _quantised(16, 256, 12, 4, 128),
     "int4, one group": _quantised(2, 32, 5, 4, 32),
     "int4, rows as groups": _quantised(2, 52, 5, 4),
+    "int8, tiles": _quantised(20, 160, 33, 8, bias=True),
+    "int4, tiles": _quantised(9, 192, 40, 4, 32),
     "int4, many rows": _quantised(40, 96, 20, 4, 32, bias=True),
     "no row": _quantised(0, 32, 5, 4, 32),
+}
+NORM: dict[str, Make] = {
+    "one row": _norm(1, 64),
+    "odd size": _norm(5, 77),
+    "smaller than a vector": _norm(3, 5),
+    "offset": _norm(4, 48, offset=1.0),
+    "layer": _norm(4, 50, layer=True),
+    "fp32 weights": _norm(4, 64, whole=True),
+    "layer, fp32 weights, offset": _norm(3, 40, offset=1.0, layer=True, whole=True),
+    "many rows": _norm(600, 64),
+    "no row": _norm(0, 8),
+}
+ROTATE: dict[str, Make] = {
+    "one token": _rotate(1, 4, 64),
+    "odd head": _rotate(3, 5, 10),
+    "many tokens": _rotate(300, 4, 32),
+    "no token": _rotate(0, 2, 8),
+}
+ACTIVATE: dict[str, Make] = {
+    **{f"{name}, gated": _activate(name, 5, 77) for name in elementwise.ACTIVATIONS},
+    **{name: _activate(name, 3, 64, gated=False) for name in elementwise.ACTIVATIONS},
+    "one row": _activate("silu", 1, 96),
+    "many rows": _activate("gelu_tanh", 600, 64),
+    "no row": _activate("relu", 0, 8),
 }
 FP32, HALF, BF16 = torch.float32, torch.float16, torch.bfloat16
 
 KERNELS: dict[str, Kernel] = {
+    "activate": Kernel(
+        elementwise.activate_reference,
+        elementwise.activate,
+        {FP32: 1e-5, HALF: 4e-3, BF16: 1e-2},
+        (),
+        ACTIVATE,
+    ),
     "attention": Kernel(
         attention.reference, attention.attention, {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2}, (0, 1, 2), ATTENTION
     ),
@@ -232,6 +298,9 @@ KERNELS: dict[str, Kernel] = {
         {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2},
         (0, 1),
         CROSS_ENTROPY,
+    ),
+    "norm": Kernel(
+        elementwise.norm_reference, elementwise.norm, {FP32: 1e-5, HALF: 4e-3, BF16: 1e-2}, (), NORM
     ),
     "paged_attention": Kernel(
         paged_attention.reference,
@@ -244,6 +313,9 @@ KERNELS: dict[str, Kernel] = {
     # as their root.
     "quantised_linear": Kernel(
         packing.reference, packing.quantised_linear, {FP32: 1.5e-2, HALF: 1e-2, BF16: 2e-2}, (), QUANTISED
+    ),
+    "rotate": Kernel(
+        elementwise.rotate_reference, elementwise.rotate, {FP32: 1e-5, HALF: 4e-3, BF16: 1e-2}, (), ROTATE
     ),
     "token_losses": Kernel(
         cross_entropy.token_reference,

@@ -8,24 +8,7 @@
 #include <cstring>
 #include <vector>
 
-namespace {
-
-using bits = uint16_t;
-
-inline float widen(bits x) {
-  uint32_t wide = uint32_t(x) << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
-
-inline bits narrow(float value) {  // round to nearest even; inputs here are finite
-  uint32_t wide;
-  std::memcpy(&wide, &value, 4);
-  return bits((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
-}
-
-}  // namespace
+#include "bf16.h"
 
 // logits: [rows, vocabulary] bf16, overwritten with weight * (softmax - one_hot(target)) in bf16.
 // losses: [rows], weight * (logsumexp - logits[target]).
@@ -55,8 +38,8 @@ extern "C" void whorl_softmax_gradient(bits* logits, const int64_t* targets, con
       const float scale = weights[row] / sum;
       const float at_target = x[targets[row]] * scale - weights[row];
 #pragma omp simd
-      for (int64_t i = 0; i < vocabulary; ++i) line[i] = narrow(x[i] * scale);
-      line[targets[row]] = narrow(at_target);
+      for (int64_t i = 0; i < vocabulary; ++i) line[i] = narrow_finite(x[i] * scale);
+      line[targets[row]] = narrow_finite(at_target);
     }
   }
 }

@@ -11,7 +11,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
+
+#include "bf16.h"
+#include "tape.h"
+#include "tiles.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -22,34 +27,17 @@ constexpr int LANES = 8, ROWS = 2, COLUMNS = 4;  // there are sixteen registers
 #include <immintrin.h>
 #endif
 #endif
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(WHORL_AMX) && defined(__AMX_BF16__)
 #define WHORL_TILES
-#include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 namespace {
 
-using bits = uint16_t;
 constexpr int64_t AHEAD = 512;  // bytes of each row that are on their way
 constexpr int64_t WORTH_THREADS = 1 << 17;  // weights read: less is done before a second thread wakes
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef bits Halves __attribute__((vector_size(LANES * 2)));
-
-inline float widen(bits x) {
-  const uint32_t wide = uint32_t(x) << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
-
-inline bits narrow(float value) {  // round to nearest even; NaN stays NaN
-  uint32_t wide;
-  std::memcpy(&wide, &value, 4);
-  if (value != value) return bits(wide >> 16 | 0x40);
-  return bits((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
-}
 
 inline void multiply_add(Floats& sum, Floats a, Floats b) {
 #if defined(__AVX512F__)
@@ -163,21 +151,33 @@ void rows(const typename T::element* x, const typename T::element* w, const type
   }
 }
 
-// `rows_of(row, count)` are rows of W, [count, in].
+// One of the matrices that x is multiplied with: `rows(row, count)` are rows of W, [count, in].
+template <class E, class Rows>
+struct Part {
+  Rows rows;
+  const E* bias;
+  E* y;
+  int64_t out;
+};
+
 template <class T, class Rows>
-void linear(const typename T::element* x, const Rows& rows_of, const typename T::element* bias,
-            typename T::element* y, int64_t n, int64_t in, int64_t out, int threads) {
-  const int64_t blocks = (out + ROWS - 1) / ROWS;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t number = 0; number < blocks; ++number) {
-    const int64_t row = number * ROWS;
-    const auto* shift = bias ? bias + row : nullptr;
-    const auto* w = rows_of(row, std::min<int64_t>(ROWS, out - row));
-    if (row + ROWS <= out) {
-      rows<T, ROWS>(x, w, shift, y + row, n, in, out);
-    } else {
-      for (int64_t one = row; one < out; ++one)
-        rows<T, 1>(x, w + (one - row) * in, bias ? bias + one : nullptr, y + one, n, in, out);
+void linear(const typename T::element* x, const Part<typename T::element, Rows>* parts, int64_t count, int64_t n,
+            int64_t in, int threads) {
+#pragma omp parallel num_threads(threads)
+  for (int64_t part = 0; part < count; ++part) {
+    const auto [rows_of, bias, y, out] = parts[part];
+    const int64_t blocks = (out + ROWS - 1) / ROWS;
+#pragma omp for schedule(static) nowait
+    for (int64_t number = 0; number < blocks; ++number) {
+      const int64_t row = number * ROWS;
+      const auto* shift = bias ? bias + row : nullptr;
+      const auto* w = rows_of(row, std::min<int64_t>(ROWS, out - row));
+      if (row + ROWS <= out) {
+        rows<T, ROWS>(x, w, shift, y + row, n, in, out);
+      } else {
+        for (int64_t one = row; one < out; ++one)
+          rows<T, 1>(x, w + (one - row) * in, bias ? bias + one : nullptr, y + one, n, in, out);
+      }
     }
   }
 }
@@ -187,35 +187,7 @@ void linear(const typename T::element* x, const Rows& rows_of, const typename T:
 // -- tiles: 16 rows of W times 16 rows of x, 32 of k a step ------------------------------------------
 
 constexpr int64_t TILE = 16, TILE_K = 32, TILE_ROWS = 2 * TILE;
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-bool tiles_allowed() {  // Linux grants the registers to a process that asks
-  constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18;
-  static const bool granted = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
-  return granted;
-}
-
-// This thread's tiles as we need them, and as oneDNN left them (it remembers what it set) afterwards.
-class Tiles {
- public:
-  Tiles() {
-    _tile_storeconfig(&before_);
-    const TileConfig ours;
-    _tile_loadconfig(&ours);
-  }
-  ~Tiles() {
-    if (before_.palette) _tile_loadconfig(&before_);
-    else _tile_release();
-  }
-
- private:
-  TileConfig before_;
-};
+constexpr TileConfig whole_tiles;
 
 // 32 of k of x [n, in] → [strips][16 pairs][16 rows][2]: strips of 16 rows of x, pairs of k side by
 // side. Places of rows past n keep what was there: no other row's sum sees them.
@@ -266,28 +238,29 @@ void tile_block(const bits* pairs, int64_t strips, int64_t first, const bits* w,
         y[row * out + at] = narrow(sums[strip][at][row % TILE] + (bias ? widen(bias[at]) : 0.f));
 }
 
-// `rows(row)` are the TILE_ROWS rows of W from `row` on, [32, in].
 template <class Rows>
-void tiled(const bits* x, const Rows& rows, const bits* bias, bits* y, int64_t n, int64_t in, int64_t out,
-           int threads) {
+void tiled(const bits* x, const Part<bits, Rows>* parts, int64_t count, int64_t n, int64_t in, int threads) {
   const int64_t strips = (n + TILE - 1) / TILE;
   static thread_local std::vector<bits> space;  // kept: fresh pages cost more than the packing
   if (int64_t(space.size()) < strips * TILE * in + TILE_K) space.resize(strips * TILE * in + TILE_K);
   bits* pairs = space.data() + (64 - reinterpret_cast<uintptr_t>(space.data()) % 64) / sizeof(bits);
-  const int64_t blocks = (out + TILE_ROWS - 1) / TILE_ROWS;
   // Alone where it is little: at each barrier a busy machine may let the other thread wait for a time slice.
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * in > WORTH_THREADS)
   for (int64_t k = 0; k < in; k += TILE_K) pack_pairs(x + k, n, in, pairs + k * strips * TILE);
 #pragma omp parallel num_threads(threads)
   {
-    const Tiles tiles;
+    const Tiles tiles(whole_tiles);
+    for (int64_t part = 0; part < count; ++part) {
+      const auto [rows_of, bias, y, out] = parts[part];
+      const int64_t blocks = (out + TILE_ROWS - 1) / TILE_ROWS;
 #pragma omp for schedule(static) nowait
-    for (int64_t number = 0; number < blocks; ++number) {
-      const int64_t row = std::min(number * TILE_ROWS, out - TILE_ROWS);  // the last one reaches back
-      const bits *shift = bias ? bias + row : nullptr, *w = rows(row, TILE_ROWS);
-      for (int64_t strip = 0; strip < strips; strip += 2) {
-        if (strip + 2 <= strips) tile_block<2>(pairs, strips, strip, w, shift, y + row, n, in, out);
-        else tile_block<1>(pairs, strips, strip, w, shift, y + row, n, in, out);
+      for (int64_t number = 0; number < blocks; ++number) {
+        const int64_t row = std::min(number * TILE_ROWS, out - TILE_ROWS);  // the last one reaches back
+        const bits *shift = bias ? bias + row : nullptr, *w = rows_of(row, TILE_ROWS);
+        for (int64_t strip = 0; strip < strips; strip += 2) {
+          if (strip + 2 <= strips) tile_block<2>(pairs, strips, strip, w, shift, y + row, n, in, out);
+          else tile_block<1>(pairs, strips, strip, w, shift, y + row, n, in, out);
+        }
       }
     }
   }
@@ -301,7 +274,7 @@ inline bool fits_tiles(int64_t in, int64_t out) {
 #else
 inline bool fits_tiles(int64_t, int64_t) { return false; }
 template <class Rows>
-void tiled(const bits*, const Rows&, const bits*, bits*, int64_t, int64_t, int64_t, int) {}
+void tiled(const bits*, const Part<bits, Rows>*, int64_t, int64_t, int64_t, int) {}
 #endif
 
 // -- rows of W from 8 or 4 bits -----------------------------------------------------------------------
@@ -313,11 +286,6 @@ struct Packed {
   int bit;
 };
 
-inline bits narrow_finite(float value) {  // as `narrow`, for the compiler to make vectors of
-  uint32_t wide;
-  std::memcpy(&wide, &value, 4);
-  return bits((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
-}
 inline void put(float value, float* to) { *to = value; }
 inline void put(float value, bits* to) { *to = narrow_finite(value); }
 
@@ -392,18 +360,44 @@ struct Dense {
   const E* operator()(int64_t row, int64_t) const { return w + row * in; }
 };
 
-template <class Rows>
-void multiply(const bits* x, const Rows& rows, const bits* bias, bits* y, int64_t n, int64_t in, int64_t out,
-              int threads) {
-  if (in * out < WORTH_THREADS) threads = 1;
-  if (fits_tiles(in, out)) tiled(x, rows, bias, y, n, in, out, threads);
-  else linear<Brain>(x, rows, bias, y, n, in, out, threads);
+template <class E, class Rows>
+void vectors(const E* x, const Part<E, Rows>* parts, int64_t count, int64_t n, int64_t in, int threads) {
+  linear<std::conditional_t<std::is_same_v<E, float>, Single, Brain>>(x, parts, count, n, in, threads);
 }
 
-template <class Rows>
-void multiply(const float* x, const Rows& rows, const float* bias, float* y, int64_t n, int64_t in, int64_t out,
-              int threads) {
-  linear<Single>(x, rows, bias, y, n, in, out, in * out < WORTH_THREADS ? 1 : threads);
+// Which way a matrix goes depends on that matrix alone; those that go one way go together.
+template <class E, class Rows>
+void multiply(const E* x, const Part<E, Rows>* parts, int64_t count, int64_t n, int64_t in, int threads) {
+  int64_t weights = 0;
+  for (int64_t part = 0; part < count; ++part) weights += in * parts[part].out;
+  if (weights < WORTH_THREADS) threads = 1;
+  const auto in_tiles = [&](int64_t part) { return std::is_same_v<E, bits> && fits_tiles(in, parts[part].out); };
+  for (int64_t first = 0, stop; first < count; first = stop) {
+    for (stop = first + 1; stop < count && in_tiles(stop) == in_tiles(first);) ++stop;
+    if constexpr (std::is_same_v<E, bits>) {
+      if (in_tiles(first)) {
+        tiled(x, parts + first, stop - first, n, in, threads);
+        continue;
+      }
+    }
+    vectors(x, parts + first, stop - first, n, in, threads);
+  }
+}
+
+template <class E, class Rows>
+void multiply(const E* x, const Rows& rows, const E* bias, E* y, int64_t n, int64_t in, int64_t out, int threads) {
+  const Part<E, Rows> part{rows, bias, y, out};
+  multiply(x, &part, 1, n, in, threads);
+}
+
+constexpr int64_t MOST_PARTS = 8;
+
+template <class E>
+void several(const E* x, const E* const* w, const E* const* bias, E* const* y, const int64_t* out, int64_t count,
+             int64_t n, int64_t in, int threads) {
+  Part<E, Dense<E>> parts[MOST_PARTS];
+  for (int64_t part = 0; part < count; ++part) parts[part] = {{w[part], in}, bias[part], y[part], out[part]};
+  multiply(x, parts, count, n, in, threads);
 }
 
 }  // namespace
@@ -420,6 +414,18 @@ extern "C" void whorl_linear_bf16(const bits* x, const bits* w, const bits* bias
 extern "C" void whorl_linear_f32(const float* x, const float* w, const float* bias, float* y, int64_t n, int64_t in,
                                  int64_t out, int threads) {
   multiply(x, Dense<float>{w, in}, bias, y, n, in, out, threads);
+}
+
+// x [n, in] with `count` (at most 8) matrices: w[i] [out[i], in] → y[i] [n, out[i]]; bias[i] may be null.
+extern "C" void whorl_linears_bf16(const bits* x, const bits* const* w, const bits* const* bias, bits* const* y,
+                                   const int64_t* out, int64_t count, int64_t n, int64_t in, int threads) {
+  several(x, w, bias, y, out, count, n, in, threads);
+}
+
+extern "C" void whorl_linears_f32(const float* x, const float* const* w, const float* const* bias,
+                                  float* const* y, const int64_t* out, int64_t count, int64_t n, int64_t in,
+                                  int threads) {
+  several(x, w, bias, y, out, count, n, in, threads);
 }
 
 // W in bf16 or fp32 from its codes, rows [0, rows).
@@ -450,3 +456,11 @@ extern "C" void whorl_unpacked_f32(const float* x, const uint8_t* packed, const 
                                    int bit, int threads) {
   multiply(x, Unpacking<float>{{packed, scale, in, stride, groups, bit}}, bias, y, n, in, out, threads);
 }
+WHORL_WORDS(whorl_linear_bf16)
+WHORL_WORDS(whorl_linear_f32)
+WHORL_WORDS(whorl_linears_bf16)
+WHORL_WORDS(whorl_linears_f32)
+WHORL_WORDS(whorl_unpacked_bf16)
+WHORL_WORDS(whorl_unpacked_f32)
+WHORL_WORDS(whorl_unpack_bf16)
+WHORL_WORDS(whorl_unpack_f32)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from whorl.kernels import native_linear, native_paged
+from whorl.kernels import native_call, native_elementwise, native_linear, native_logits, native_paged
 from whorl.kernels.device import compiler_available
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC")
@@ -32,9 +32,14 @@ SOURCES: dict[Path, tuple[str, ...]] = {
         ("cross_entropy_cpu.cpp", RELAXED),
         ("linear_cpu.cpp", IN_ORDER),
         ("quantise_cpu.cpp", IN_ORDER),
+        ("quantise_tiles_cpu.cpp", IN_ORDER),
         ("paged_attention_cpu.cpp", ()),
+        ("elementwise_cpu.cpp", RELAXED),
+        ("tape_cpu.cpp", ()),
+        ("logits_cpu.cpp", RELAXED),
     )
 }
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("bf16.h", "tape.h", "tiles.h"))
 BUILD_SECONDS = 120
 
 AttentionBackward = Callable[
@@ -54,6 +59,9 @@ class Native:
     linear: native_linear.Linear | None = None
     quantised: native_linear.Quantised | None = None
     paged_attention: native_paged.PagedAttention | None = None
+    elementwise: native_elementwise.Elementwise | None = None
+    likeliest: native_logits.Likeliest | None = None
+    play: native_call.Play | None = None
     status: str = "native"
 
 
@@ -74,16 +82,22 @@ def kernels() -> Native:
     linear = native_linear.bind(library)
     quantised = native_linear.bind_quantised(library)
     paged = native_paged.bind(library)
+    elementwise = native_elementwise.bind(library)
+    likeliest = native_logits.bind(library)
     problem = (
         _test(backward)
         or _test_softmax(softmax)
         or native_linear.problem(linear)
         or native_linear.quantised_problem(quantised)
         or native_paged.problem(paged)
+        or native_elementwise.problem(elementwise)
+        or native_logits.problem(likeliest)
     )
     if problem:
         return Native(status=f"C++ kernels are off: {problem}")
-    return Native(backward, softmax, linear, quantised, paged)
+    return Native(
+        backward, softmax, linear, quantised, paged, elementwise, likeliest, native_call.bind_play(library)
+    )
 
 
 def _build() -> Path:
@@ -95,6 +109,7 @@ def _build() -> Path:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     key = [
         *(" ".join((*flags, source.read_text())) for source, flags in SOURCES.items()),
+        *(header.read_text() for header in HEADERS),
         *FLAGS,
         version,
         torch.__version__,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from whorl.kernels.native_call import COUNT, POINTER, SIZE, typed_calls
+
 
 @dataclass(frozen=True)
 class Linear:
     """`multiply(x [..., in], weight [out, in], bias [out] | None)` → [..., out], all bf16 or all fp32 and
-    weight contiguous; `tiles(in, out)` says whether a bf16 matrix of this shape goes through AMX."""
+    weight contiguous; `several` does it for up to 8 matrices in one call; `tiles(in, out)` says whether a
+    bf16 matrix of this shape goes through AMX."""
 
     multiply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    several: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]
     tiles: Callable[[int, int], bool]
 
 
@@ -26,19 +30,18 @@ Product = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
 @dataclass(frozen=True)
 class Quantised:
     """Products with packed weights: `rounded` takes x in 8 bits (None on a CPU without VNNI), `unpacked` a
-    block of W at a time in x's type. `unpack(packed, scale, bits, in, dtype)` gives W, bf16 or fp32."""
+    block of W at a time in x's type; `tiled` takes x in 8 bits through AMX, where `tiles(in, out, groups)`
+    says that the shape fits. `unpack(packed, scale, bits, in, dtype)` gives W, bf16 or fp32."""
 
     rounded: Product | None
     unpacked: Product
+    tiled: Product
+    tiles: Callable[[int, int, int], bool]
     unpack: Callable[[Tensor, Tensor, int, int, torch.dtype], Tensor]
 
 
 def bind(library: ctypes.CDLL) -> Linear:
-    functions = {torch.bfloat16: library.whorl_linear_bf16, torch.float32: library.whorl_linear_f32}
-    for function in functions.values():
-        function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3 + [ctypes.c_int]
-        function.restype = None
-
+    functions = typed_calls(library, "whorl_linear", [POINTER] * 4 + [SIZE] * 3 + [COUNT])
     library.whorl_linear_tiles.argtypes = [ctypes.c_int64] * 2
     library.whorl_linear_tiles.restype = ctypes.c_bool
 
@@ -53,16 +56,37 @@ def bind(library: ctypes.CDLL) -> Linear:
         )  # fmt: skip
         return y
 
-    return Linear(multiply, library.whorl_linear_tiles)
+    return Linear(multiply, _several(library), library.whorl_linear_tiles)
+
+
+def _several(
+    library: ctypes.CDLL,
+) -> Callable[[Tensor, Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]:
+    functions = typed_calls(library, "whorl_linears", [POINTER] * 5 + [SIZE] * 3 + [COUNT])
+    pointers = {count: ctypes.c_void_p * count for count in range(1, 9)}
+    sizes = {count: ctypes.c_int64 * count for count in range(1, 9)}
+
+    def several(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
+        x = x.contiguous()
+        inner, count = x.shape[-1], len(weights)
+        outs = [weight.shape[0] for weight in weights]
+        made = [x.new_empty((*x.shape[:-1], out)) for out in outs]
+        array = pointers[count]
+        functions[x.dtype](
+            x.data_ptr(), array(*(weight.data_ptr() for weight in weights)),
+            array(*(None if bias is None else bias.data_ptr() for bias in biases)),
+            array(*(y.data_ptr() for y in made)), sizes[count](*outs), count, x.numel() // inner, inner,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return made
+
+    return several
 
 
 def bind_quantised(library: ctypes.CDLL) -> Quantised:
     library.whorl_quantised_ready.restype = ctypes.c_bool
     rounded = _product(library, "whorl_quantised") if library.whorl_quantised_ready() else None
-    unpackers = {torch.bfloat16: library.whorl_unpack_bf16, torch.float32: library.whorl_unpack_f32}
-    for function in unpackers.values():
-        function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 4 + [ctypes.c_int] * 2
-        function.restype = None
+    unpackers = typed_calls(library, "whorl_unpack", [POINTER] * 3 + [SIZE] * 4 + [COUNT] * 2)
 
     def unpack(packed: Tensor, scale: Tensor, bits: int, inner: int, dtype: torch.dtype) -> Tensor:
         packed, scale = packed.contiguous(), scale.contiguous()
@@ -73,17 +97,16 @@ def bind_quantised(library: ctypes.CDLL) -> Quantised:
         )  # fmt: skip
         return weight
 
-    return Quantised(rounded, _product(library, "whorl_unpacked"), unpack)
+    library.whorl_quantised_tiles_fit.argtypes = [SIZE] * 3
+    library.whorl_quantised_tiles_fit.restype = ctypes.c_bool
+    return Quantised(
+        rounded, _product(library, "whorl_unpacked"), _product(library, "whorl_quantised_tiles"),
+        library.whorl_quantised_tiles_fit, unpack,
+    )  # fmt: skip
 
 
 def _product(library: ctypes.CDLL, name: str) -> Product:
-    functions = {
-        torch.bfloat16: getattr(library, f"{name}_bf16"),
-        torch.float32: getattr(library, f"{name}_f32"),
-    }
-    for function in functions.values():
-        function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
-        function.restype = None
+    functions = typed_calls(library, name, [POINTER] * 5 + [SIZE] * 5 + [COUNT] * 2)
 
     def product(x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
         x, packed, scale = x.contiguous(), packed.contiguous(), scale.contiguous()
@@ -104,7 +127,14 @@ def quantised_problem(kernels: Quantised) -> str:
     """Compare with fp64, on codes and scales drawn at random; "" when equal but for what is rounded."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    sizes = ((8, 1, 9, 100, 1), (8, 6, 40, 192, 1), (4, 3, 9, 160, 5), (4, 5, 37, 384, 3), (4, 2, 5, 52, 1))
+    sizes = (
+        (8, 1, 9, 100, 1),
+        (8, 6, 40, 192, 1),
+        (4, 3, 9, 160, 5),
+        (4, 5, 37, 384, 3),
+        (4, 2, 5, 52, 1),
+        (8, 21, 23, 96, 1),
+    )
     for bits, rows, out, inner, groups in sizes:
         codes = torch.randint(0, 256, (out, -(-inner * bits // 32) * 4), generator=generator).to(torch.uint8)
         scale = (torch.rand(out, groups, generator=generator) + 0.1).bfloat16()
@@ -119,6 +149,8 @@ def quantised_problem(kernels: Quantised) -> str:
         made += [(x @ kernels.unpack(packed, scale, bits, inner, torch.float32).T, 1e-5)]
         if kernels.rounded is not None:
             made += [(kernels.rounded(x, packed, scale, bits, None), 0.02)]
+        if kernels.tiles(inner, out, groups):
+            made += [(kernels.tiled(x, packed, scale, bits, None), 0.02)]
         for value, share in made:
             difference = float((value.double() - wanted).abs().max() / wanted.abs().max())
             worst = max(worst, difference / share)
@@ -134,9 +166,12 @@ def problem(kernel: Linear) -> str:
             torch.randn(shape, generator=generator) for shape in ((rows, inner), (out, inner), out)
         )
         for dtype, share in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
-            given = [part.to(dtype) for part in (x, weight, bias)]
+            given = (x.to(dtype), weight.to(dtype), bias.to(dtype))
             wide = [part.double() for part in given]
             wanted = wide[0] @ wide[1].T + wide[2]
             difference = (kernel.multiply(*given).double() - wanted).abs().max() / wanted.abs().max()
             worst = max(worst, float(difference) / share)
+            both = kernel.several(given[0], [given[1], given[1]], [given[2], None])
+            exact = torch.equal(both[0], kernel.multiply(*given))
+            worst = worst if exact and torch.equal(both[1], kernel.multiply(*given[:2], None)) else torch.inf
     return "" if worst <= 1 else f"the matmul self-test is {worst:.2g} times its tolerance off"

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from whorl.kernels.native_call import COUNT, POINTER, REAL, SIZE, typed_calls
+
 PagedAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float, int, float], Tensor | None]
 """(q, k_pages, v_pages, tables, offsets, lengths, scale, window, soft cap; 0 is none) → [T, H, D], or
 None for what it does not take: other types than bf16 and fp32, pages that are not contiguous, and, on
@@ -15,12 +17,7 @@ CPUs without AVX512, sequences with many queries."""
 
 
 def bind(library: ctypes.CDLL) -> PagedAttention:
-    functions = {torch.bfloat16: library.whorl_paged_bf16, torch.float32: library.whorl_paged_f32}
-    for function in functions.values():
-        function.argtypes = (
-            [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 7 + [ctypes.c_float] * 2 + [ctypes.c_int]
-        )
-        function.restype = None
+    functions = typed_calls(library, "whorl_paged", [POINTER] * 7 + [SIZE] * 8 + [REAL] * 2 + [COUNT])
     library.whorl_paged_any.restype = ctypes.c_bool
     library.whorl_paged_few.restype = ctypes.c_int64
     any_number, few = library.whorl_paged_any(), library.whorl_paged_few()
@@ -38,10 +35,10 @@ def bind(library: ctypes.CDLL) -> PagedAttention:
             return None
         q = q.contiguous()
         tables, offsets, lengths = (x.to(torch.int32).contiguous() for x in (tables, offsets, lengths))
-        out = torch.zeros_like(q)  # tokens after the last sequence are padding
+        out = torch.empty_like(q)
         function(
             q.data_ptr(), k_pages.data_ptr(), v_pages.data_ptr(), out.data_ptr(), tables.data_ptr(),
-            offsets.data_ptr(), lengths.data_ptr(), len(lengths), tables.shape[1], heads, key_heads,
+            offsets.data_ptr(), lengths.data_ptr(), len(q), len(lengths), tables.shape[1], heads, key_heads,
             k_pages.shape[2], q.shape[2], window, scale, soft_cap, torch.get_num_threads(),
         )  # fmt: skip
         return out

@@ -49,16 +49,29 @@ def paged_attention(
     spec: AttentionSpec,
 ) -> Tensor:  # fmt: skip
     """As `reference`, the fast way."""
-    window, cap = spec.window or 0, spec.soft_cap or 0.0
-    return torch.ops.whorl.paged_attention(
-        q, k_pages, v_pages, tables, offsets, lengths, spec.scale, window, cap
+    given = (
+        q,
+        k_pages,
+        v_pages,
+        tables,
+        offsets,
+        lengths,
+        spec.scale,
+        spec.window or 0,
+        spec.soft_cap or 0.0,
     )
+    if torch.compiler.is_compiling():
+        return torch.ops.whorl.paged_attention(*given)
+    return _attend(*given)  # a registered op's call costs more than a small step's attention
 
 
 def store(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
     """Write k and v [T, K, D] into the pages, in place: token t goes to page slots[t] // S, place
     slots[t] % S; a slot of −1 is padding and goes nowhere."""
-    torch.ops.whorl.paged_store(k, v, k_pages, v_pages, slots)
+    if torch.compiler.is_compiling():
+        torch.ops.whorl.paged_store(k, v, k_pages, v_pages, slots)
+    else:
+        _write(k, v, k_pages, v_pages, slots)
 
 
 def _sequences(
@@ -86,8 +99,12 @@ def _seen(queries: int, length: int, window: int, device: torch.device) -> Tenso
     return seen & (distance < window) if window else seen
 
 
-@torch.library.custom_op("whorl::paged_store", mutates_args=("k_pages", "v_pages"))
-def _store(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+def _write(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+    kernels = native.kernels().elementwise if k.device.type == "cpu" else None
+    tensors = (k, v, k_pages, v_pages)
+    alike = len({part.dtype for part in tensors}) == 1 and k.dtype in (torch.bfloat16, torch.float32)
+    if kernels is not None and alike and all(part.is_contiguous() for part in (*tensors, slots)):
+        return kernels.store(k, v, k_pages, v_pages, slots)
     real = slots >= 0
     if not bool(real.all()):
         k, v, slots = k[real], v[real], slots[real]
@@ -95,6 +112,10 @@ def _store(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor
     page, place = slots // size, slots % size
     k_pages[page, :, place] = k.to(k_pages.dtype)
     v_pages[page, :, place] = v.to(v_pages.dtype)
+    return None
+
+
+_store = torch.library.custom_op("whorl::paged_store", _write, mutates_args=("k_pages", "v_pages"))
 
 
 @_store.register_fake
@@ -102,8 +123,7 @@ def _(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> 
     return None
 
 
-@torch.library.custom_op("whorl::paged_attention", mutates_args=())
-def _paged_attention(
+def _attend(
     q: Tensor, k_pages: Tensor, v_pages: Tensor, tables: Tensor, offsets: Tensor, lengths: Tensor,
     scale: float, window: int, soft_cap: float,
 ) -> Tensor:  # fmt: skip
@@ -117,7 +137,10 @@ def _paged_attention(
     return out
 
 
-@_paged_attention.register_fake
+_op = torch.library.custom_op("whorl::paged_attention", _attend, mutates_args=())
+
+
+@_op.register_fake
 def _(
     q: Tensor, k_pages: Tensor, v_pages: Tensor, tables: Tensor, offsets: Tensor, lengths: Tensor,
     scale: float, window: int, soft_cap: float,

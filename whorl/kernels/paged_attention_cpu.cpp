@@ -16,6 +16,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "bf16.h"
+#include "tape.h"
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -34,12 +37,12 @@ void brgemm_release(bool is_vnni);
 
 namespace {
 
-using bits = uint16_t;
 constexpr int64_t LANES = 16;
 constexpr int64_t CHUNK = 512;     // keys of a unit of few queries
 constexpr int64_t FEW = 16;        // query rows (tokens times heads of a group) that count as few
 constexpr int64_t ROWS = 256;      // query rows of a unit of many queries
 constexpr int64_t ROW_STEP = 32;   // their number is rounded up to this: oneDNN compiles each number anew
+constexpr int64_t WORTH_THREADS = 1 << 16;  // numbers of keys read by few queries; for less none is woken
 constexpr int64_t KEYS = 128;      // keys of a tile
 constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
 
@@ -47,14 +50,6 @@ typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef bits Halves __attribute__((vector_size(LANES * 2)));
-
-inline float widen(float x) { return x; }
-inline float widen(bits x) {
-  const uint32_t wide = uint32_t(x) << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
 
 inline Floats load(const float* x) {
   Floats value;
@@ -501,6 +496,9 @@ void attend(const Call<T>& in, int threads) {
     }
   }
   std::vector<float> parts(floats);
+  int64_t keys = 0;
+  for (const Unit& unit : short_units) keys += unit.stop - unit.first;
+  if (long_units.empty() && keys * in.d < WORTH_THREADS) threads = 1;
   const int64_t d = in.d, short_count = short_units.size(), long_count = long_units.size(), sum_count = sums.size();
 #pragma omp parallel num_threads(threads)
   {
@@ -534,15 +532,20 @@ extern "C" bool whorl_paged_any() {
 }
 extern "C" int64_t whorl_paged_few() { return FEW; }
 
+// What comes after the last sequence is padding, and 0.
 // q, out: [T, heads, d]; k, v: [pages, key_heads, slots, d]; tables: [sequences, columns]; all contiguous.
 #define WHORL_PAGED(name, T)                                                                                      \
   extern "C" void name(const T* q, const T* k, const T* v, T* out, const int32_t* tables, const int32_t* offsets, \
-                       const int32_t* lengths, int64_t sequences, int64_t columns, int64_t heads,                 \
-                       int64_t key_heads, int64_t slots, int64_t d, int64_t window, float scale, float cap,       \
-                       int threads) {                                                                             \
+                       const int32_t* lengths, int64_t tokens, int64_t sequences, int64_t columns,                \
+                       int64_t heads, int64_t key_heads, int64_t slots, int64_t d, int64_t window, float scale,   \
+                       float cap, int threads) {                                                                  \
+    const int64_t last = sequences ? offsets[sequences] : 0;                                                      \
+    std::memset(out + last * heads * d, 0, (tokens - last) * heads * d * sizeof(T));                              \
     attend<T>({q, k, v, out, tables, offsets, lengths, sequences, columns, heads, key_heads, slots, d, scale,     \
                window, cap},                                                                                      \
               threads);                                                                                           \
   }
 WHORL_PAGED(whorl_paged_bf16, bits)
 WHORL_PAGED(whorl_paged_f32, float)
+WHORL_WORDS(whorl_paged_bf16)
+WHORL_WORDS(whorl_paged_f32)

@@ -13,30 +13,18 @@
 #include <cstring>
 #include <vector>
 
+#include "bf16.h"
+#include "tape.h"
+
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #include <immintrin.h>
 
 namespace {
 
-using bits = uint16_t;
 constexpr int64_t GROUP = 32;       // elements of x that share a scale
 constexpr int64_t AHEAD = 512;      // bytes of each row of W that are on their way
 constexpr int64_t WORTH_THREADS = 1 << 17;
 constexpr int ROWS = 4, COLUMNS = 4;
-
-inline float widen(bits x) {
-  const uint32_t wide = uint32_t(x) << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
-
-inline bits narrow(float value) {  // round to nearest even; NaN stays NaN
-  uint32_t wide;
-  std::memcpy(&wide, &value, 4);
-  if (value != value) return bits(wide >> 16 | 0x40);
-  return bits((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
-}
 
 inline __m512 load(const float* from) { return _mm512_loadu_ps(from); }
 inline __m512 load(const bits* from) {
@@ -204,7 +192,6 @@ void choose(const T* x, const uint8_t* packed, const bits* scale, const T* bias,
 extern "C" bool whorl_quantised_ready() { return true; }
 #else
 namespace {
-using bits = uint16_t;
 template <class... Arguments>
 void choose(Arguments...) {}
 }  // namespace
@@ -225,3 +212,5 @@ extern "C" void whorl_quantised_f32(const float* x, const uint8_t* packed, const
                                     int bit, int threads) {
   choose(x, packed, scale, bias, y, n, in, out, stride, groups, bit, threads);
 }
+WHORL_WORDS(whorl_quantised_bf16)
+WHORL_WORDS(whorl_quantised_f32)

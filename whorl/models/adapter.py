@@ -21,7 +21,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from whorl.base.errors import DataError, InputError
-from whorl.base.files import atomic_write, read_json, write_json
+from whorl.base.files import atomic_write, read_json, sha256_file, sha256_json, write_json
 from whorl.models.decoder import Decoder
 from whorl.models.families import Family, Stored, config_to_hf
 from whorl.models.layers import Linear
@@ -51,6 +51,12 @@ class _Layer:
     stored: str  # its name in a checkpoint
     ours: tuple[str, ...]
     transposed: bool
+
+
+def adapter_version(directory: str | Path) -> str:
+    """What a PEFT directory's adapter is, as one hash: of its files' names and contents."""
+    files = sorted(Path(directory).glob("adapter_*"))
+    return sha256_json({file.name: sha256_file(file) for file in files})
 
 
 def _layers(model: Decoder) -> tuple[list[_Layer], Family]:

@@ -16,6 +16,7 @@ from whorl.models.layers import Block, Linear, Norm, RopeTable, rope_table
 from whorl.models.vision import Features, Images, Projector, VisionTower, fill_bucket
 
 Result = TypeVar("Result")
+Rotations = tuple[RopeTable | None, RopeTable | None]  # of layers that see everything, of windowed ones
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,18 @@ class Decoder(nn.Module):
 
         A head runs inside the wrapped call, where DDP and FSDP2 see it, so a chunked loss belongs there.
         """
-        x = self._embed(tokens, context, images)
-        tables = self._rope_tables(context.positions)
+        x = self.embedded(tokens, context, images)
+        x = self.blocks(x, self.rotations(context.positions), context)
+        return x if head is None else head(x, self.projection)
+
+    def blocks(self, x: Tensor, rotations: Rotations, context: Context) -> Tensor:
+        """What stands between embedding and head: x [T, d] → hidden [T, d]."""
         for layer in self.layers:
             windowed = cast(Block, layer).attention.spec.window is not None
-            x = layer(x, tables[windowed], context)
+            x = layer(x, rotations[windowed], context)
         if self.final_norm is not None:
             x = self.final_norm(x)
-        if self.project_out is not None:
-            x = self.project_out(x)
-        return x if head is None else head(x, self.projection)
+        return x if self.project_out is None else self.project_out(x)
 
     @property
     def projection(self) -> Projection:
@@ -98,7 +101,8 @@ class Decoder(nn.Module):
         made = self.projector(self.vision(fill_bucket(images), self.compute_dtype))
         return made[: images.positions.shape[0]]
 
-    def _embed(self, tokens: Tensor, context: Context, images: Images | Features | None) -> Tensor:
+    def embedded(self, tokens: Tensor, context: Context, images: Images | Features | None = None) -> Tensor:
+        """tokens [T] → x [T, d_model]: embeddings, image features in their places, learned positions."""
         x = self.embed(tokens).to(self.compute_dtype)
         if self.config.embed_scale != 1.0:  # Gemma rounds the scale to the embedding's dtype
             x = x * torch.tensor(self.config.embed_scale, dtype=x.dtype)
@@ -129,8 +133,8 @@ class Decoder(nn.Module):
         blank = Images(patch, torch.ones(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
         return x + 0.0 * self.projector(self.vision(blank, x.dtype)).sum()
 
-    def _rope_tables(self, positions: Tensor) -> tuple[RopeTable | None, RopeTable | None]:
-        """The rotation of the layers that see everything, and of the windowed ones."""
+    def rotations(self, positions: Tensor) -> Rotations:
+        """By positions [T]."""
         rope, local = self.config.rope, self.config.local_rope
         table = rope_table(positions, self.config.head_dim, rope) if rope else None
         return table, rope_table(positions, self.config.head_dim, local) if local else table

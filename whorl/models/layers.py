@@ -3,23 +3,17 @@ through them, norms, softmax and rotations in fp32, whatever the stored weights'
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whorl.kernels.linear import linear
+from whorl.kernels.elementwise import activate, add, norm, rotate
+from whorl.kernels.linear import linear, linears
 from whorl.kernels.spec import AttentionSpec
 from whorl.models.config import ModelConfig, RopeConfig
 from whorl.models.context import Context
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-}
 RopeTable = tuple[Tensor, Tensor]  # cos and sin, each [T, head_dim / 2] in fp32
 
 
@@ -30,21 +24,26 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+def side_by_side(x: Tensor, *layers: nn.Module) -> list[Tensor]:
+    """What each layer makes of x: matrices that are plain in one call, adapted or packed ones each by
+    itself."""
+    if all(type(layer) is Linear for layer in layers):
+        plain = cast(tuple[Linear, ...], layers)
+        return linears(x, [layer.weight for layer in plain], [layer.bias for layer in plain])
+    return [layer(x) for layer in layers]
+
+
 class Norm(nn.Module):
     """RMSNorm (arXiv 1910.07467) or LayerNorm over the last axis, in fp32, returned in x's dtype."""
 
     def __init__(self, size: int, config: ModelConfig) -> None:
         super().__init__()
-        self.eps, self.offset = config.norm_eps, config.norm_offset
+        self.eps, self.offset = config.norm_eps, float(config.norm_offset)
         self.weight = nn.Parameter(torch.zeros(size) if self.offset else torch.ones(size))
         self.bias = nn.Parameter(torch.zeros(size)) if config.norm == "layer" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight.float() + 1.0 if self.offset else self.weight.float()
-        if self.bias is not None:
-            return F.layer_norm(x.float(), (x.shape[-1],), scale, self.bias.float(), self.eps).to(x.dtype)
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * scale).to(x.dtype)
+        return norm(x, self.weight, self.bias, self.eps, self.offset, self.bias is not None)
 
 
 def rope_table(positions: Tensor, head_dim: int, rope: RopeConfig) -> RopeTable:
@@ -65,13 +64,6 @@ def _stretch(frequency: Tensor, rope: RopeConfig) -> Tensor:
     blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     blend = blend.clamp(0, 1)
     return slow * (1 - blend) + frequency * blend
-
-
-def rotate(x: Tensor, table: RopeTable) -> Tensor:
-    """Rotate x [T, H, D], whose halves hold the two coordinates of each frequency."""
-    cos, sin = table[0][:, None, :], table[1][:, None, :]
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -95,11 +87,13 @@ class Attention(nn.Module):
         )
 
     def forward(self, x: Tensor, table: RopeTable | None, context: Context) -> Tensor:
-        q, k, v = (part(x).unflatten(-1, (-1, self.head_dim)) for part in (self.q, self.k, self.v))
+        q, k, v = (
+            part.unflatten(-1, (-1, self.head_dim)) for part in side_by_side(x, self.q, self.k, self.v)
+        )
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if table is not None:
-            q, k = rotate(q, table), rotate(k, table)
+            q, k = rotate(q, *table), rotate(k, *table)
         return self.o(context.attend(q, k, v, self.spec, self.layer).flatten(-2))
 
 
@@ -108,7 +102,7 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = config.activation
         self.gate = (
             Linear(config.d_model, config.d_ff, bias=config.mlp_bias) if config.mlp == "gated" else None
         )
@@ -117,8 +111,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
-            return self.down(self.activation(self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+            return self.down(activate(self.up(x), self.activation))
+        gate, up = side_by_side(x, self.gate, self.up)
+        return self.down(activate(gate, self.activation, up))
 
 
 class Block(nn.Module):
@@ -137,9 +132,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, table: RopeTable | None, context: Context) -> Tensor:
         if self.post:
-            x = self.attention_norm(x + self.attention(x, table, context))
-            return self.mlp_norm(x + self.mlp(x))
+            x = self.attention_norm(add(x, self.attention(x, table, context)))
+            return self.mlp_norm(add(x, self.mlp(x)))
         added = self.attention(self.attention_norm(x), table, context)
-        x = x + (added if self.attention_post_norm is None else self.attention_post_norm(added))
+        x = add(x, added if self.attention_post_norm is None else self.attention_post_norm(added))
         added = self.mlp(self.mlp_norm(x))
-        return x + (added if self.mlp_post_norm is None else self.mlp_post_norm(added))
+        return add(x, added if self.mlp_post_norm is None else self.mlp_post_norm(added))

@@ -14,6 +14,7 @@ from whorl.base.nouns import SamplingParams
 
 PURPOSE = 0x5A3F  # keeps these random numbers apart from every other use of the same seed
 WORD = (1 << 64) - 1
+NUCLEI = (256, 4096)  # likeliest tokens that are tried for top-p before all are sorted
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Draw:
     allowed: Tensor | None = None
 
 
-def choose(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+def choose(logits: Tensor, draws: Sequence[Draw], likeliest: Tensor | None = None) -> Tensor:
     """One token id per row of logits [N, V] in fp32, as int64 [N] on their device.
 
     A row's token depends on its own logits and draw only. Temperature 0 is greedy; else what
-    `SamplingParams` says, in fp64.
+    `SamplingParams` says, in fp64. `likeliest` [N] are the rows' greatest, where they are known.
     """
-    chosen = logits.argmax(-1)
+    chosen = logits.argmax(-1) if likeliest is None else likeliest.clone()
     for row, draw in enumerate(draws):
         if draw.params.temperature > 0 or _adjusts(draw):
             chosen[row] = _choose_one(logits[row], draw)
@@ -63,8 +64,7 @@ def _choose_one(logits: Tensor, draw: Draw) -> int:
     drawn = uniform(draw.params.seed, draw.number, len(draw.reply)) * float(total[-1])
     # The first token whose cumulated weight exceeds the draw: one of weight 0 can never be it.
     at = int(torch.searchsorted(total, torch.tensor(drawn, dtype=torch.float64), right=True))
-    last = int(weights.nonzero()[-1])  # rounding may reach past it
-    at = min(at, last)
+    at = min(at, int(torch.searchsorted(total, total[-1])))  # rounding may reach past the last one
     return at if ids is None else int(ids[at])
 
 
@@ -103,17 +103,34 @@ def truncated(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor | 
         ids = (scores >= least).nonzero()[:, 0]
         scores = scores[ids]
     weights = (scores - scores.max()).exp()
-    if ids is not None or params.top_p < 1:
+    total = weights.sum()
+    if ids is None and params.top_p < 1:
+        ids = _nucleus(weights, params.top_p * total)
+        weights = weights[ids]
+    if ids is not None:
         weights, order = weights.sort(descending=True, stable=True)
-        ids = order if ids is None else ids[order]
+        ids = ids[order]
         if params.top_k:
             weights, ids = weights[: params.top_k], ids[: params.top_k]
+            total = weights.sum()
     if params.top_p < 1:
         before = torch.nn.functional.pad(weights.cumsum(-1)[:-1], (1, 0))
-        weights = weights.masked_fill(before >= params.top_p * weights.sum(), 0)
+        weights = weights.masked_fill(before >= params.top_p * total, 0)
     if params.min_p:
         weights = weights.masked_fill(weights < params.min_p * weights.max(), 0)
     return weights, ids
+
+
+def _nucleus(weights: Tensor, wanted: Tensor) -> Tensor:
+    """Ids, ascending, of the likeliest tokens that hold at least `wanted` of the weights, and maybe some
+    more: to sort a vocabulary takes longer than a small model's step."""
+    for count in NUCLEI:
+        if count < len(weights):
+            least = weights.topk(count).values[-1]
+            ids = (weights >= least).nonzero()[:, 0]
+            if weights[ids].sum() >= wanted:
+                return ids
+    return torch.arange(len(weights))
 
 
 def uniform(seed: int, number: int, position: int) -> float:

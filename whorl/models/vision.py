@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from whorl.kernels.buckets import bucket
+from whorl.kernels.elementwise import activate
 from whorl.models.config import ModelConfig, VisionConfig
 from whorl.models.context import PackedContext
-from whorl.models.layers import ACTIVATIONS, Block, Linear, Norm, RopeTable
+from whorl.models.layers import Block, Linear, Norm, RopeTable
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ class Projector(nn.Module):
     def __init__(self, config: VisionConfig, d_model: int) -> None:
         super().__init__()
         self.first = Linear(config.d_model, d_model, bias=config.projector_bias)
-        self.activation = ACTIVATIONS[config.projector_activation]
+        self.activation = config.projector_activation
         self.second = Linear(d_model, d_model, bias=config.projector_bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.second(self.activation(self.first(features)))
+        return self.second(activate(self.first(features), self.activation))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whorl.base.errors import InputError
-from whorl.base.files import atomic_write
+from whorl.base.files import atomic_write, sha256_file
 from whorl.base.progress import say
 from whorl.data.config import SplitConfig
 from whorl.data.dataset import read_dataset
@@ -71,8 +71,9 @@ def build_corpus(config: QuickstartConfig, directory: Path) -> Corpus:
     _say(report)
     tokenizer = _tokenizer(directory)
     tokens = write_tokens(
-        read_dataset(directory / "dataset"), tokenizer, directory / "tokens", workers=WORKERS
-    )
+        read_dataset(directory / "dataset"), tokenizer, directory / "tokens", workers=WORKERS,
+        parents={"dataset": sha256_file(directory / "dataset" / "manifest.json")},
+    )  # fmt: skip
     if "validation" not in tokens.splits:
         raise InputError("too few documents to hold any out; give more with --data")
     return Corpus(directory / "dataset", tokenizer, tokens, bool(config.data), with_python)

@@ -17,6 +17,7 @@ from whorl.models.decoder import Decoder
 from whorl.models.directory import load, save
 from whorl.models.generation import Prompt, generate
 from whorl.models.init import init_weights
+from whorl.models.weights import weight_version
 from whorl.post.samples import chat_samples
 from whorl.quickstart.config import QuickstartConfig
 from whorl.quickstart.corpus import WORKERS, Corpus
@@ -50,7 +51,7 @@ def pretrain(config: QuickstartConfig, plan: Plan, corpus: Corpus, run: Path, lo
 
     state = fit(model, batches, next_token, train, logbook, validation=batches.validation(8), sample=sample)
     if not state.left:
-        _save(model, run / "base", corpus.tokenizer)
+        _save(model, run / "base", corpus.tokenizer, logbook, state)
     return state
 
 
@@ -77,7 +78,7 @@ def learn_chat(
     optim = OptimConfig(lr=2e-3, muon_lr=1e-2)
     state = fit(model, batches, next_token, _config(config, plan, plan.chat_steps, optim), logbook)
     if not state.left:
-        _save(model, run / "model", corpus.tokenizer)
+        _save(model, run / "model", corpus.tokenizer, logbook, state)
     return state
 
 
@@ -119,7 +120,8 @@ def _config(
     )  # fmt: skip
 
 
-def _save(model: Decoder, path: Path, tokenizer: Tokenizer) -> None:
+def _save(model: Decoder, path: Path, tokenizer: Tokenizer, logbook: Logbook, state: TrainState) -> None:
     template = ChatTemplate.default()
     tokenizer.end_ids = template.end_ids(tokenizer)
     save(model, path, tokenizer, template=template, images=IMAGES, family=FAMILY)
+    logbook.event("exported", path=str(path), weights=weight_version(path), step=state.step)

@@ -16,8 +16,9 @@ from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import duration, say
 from whorl.base.report import write_report
 from whorl.evals.serving import served
+from whorl.models.weights import weight_version
 from whorl.quickstart.config import QuickstartConfig
-from whorl.quickstart.corpus import build_corpus, check_paths
+from whorl.quickstart.corpus import Corpus, build_corpus, check_paths
 from whorl.quickstart.figures import Figure, Figures, measure_figures
 from whorl.quickstart.learning import learn_chat, pretrain
 from whorl.quickstart.lessons import plan_course
@@ -62,6 +63,8 @@ def _train(config: QuickstartConfig, run: Path, stages: Stages, logbook: Logbook
     with stages.stage("data", plan.budget["data"]):
         corpus = build_corpus(config, run / "data")
         course = plan_course(corpus, config.seed, config.cases)
+        for place, hash in inputs_of(corpus).items():
+            logbook.event("data", name=place, hash=hash)
         say(f"{len(course.entries):,} names to look up; left out: {dict(course.left_out)}")
     for name, work in (
         ("pretrain", lambda book: pretrain(config, plan, corpus, run, book)),
@@ -70,7 +73,7 @@ def _train(config: QuickstartConfig, run: Path, stages: Stages, logbook: Logbook
         if stages.done(name):
             continue
         with stages.stage(name, plan.budget[name]) as kept, Logbook(run / name) as book:
-            book.config(config, {"tokens": corpus.tokens.fingerprint})
+            book.config(config, inputs_of(corpus, run if name == "chat" else None))
             state = work(book)
             kept["value"] = state.loss
         if state.left:
@@ -80,6 +83,12 @@ def _train(config: QuickstartConfig, run: Path, stages: Stages, logbook: Logbook
         kept["value"] = figures.to_json()
     logbook.event("finish", seconds=stages.seconds)
     return True
+
+
+def inputs_of(corpus: Corpus, run: Path | None = None) -> dict[str, str]:
+    """What a training reads, with the hash of each: the tokens; in the chat's, base weights too."""
+    inputs = {str(corpus.tokens.directory): corpus.tokens.fingerprint}
+    return inputs if run is None else inputs | {"model": weight_version(run / "base")}
 
 
 def _put_aside(run: Path) -> None:

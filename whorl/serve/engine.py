@@ -76,7 +76,7 @@ class Engine:
         )
         self.adapters = Adapters(model)
         cache = Cache(model.config, count, config.page, model.compute_dtype, device)
-        self.runner = Runner(model, cache, self.adapters)
+        self.runner = Runner(model, cache, self.adapters, context)
         self._grammars: Grammars | None = None
         self._open: dict[str, _Open] = {}
         self._refused: list[EngineEvent] = []

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from whorl.base.errors import InputError
-from whorl.base.files import sha256_file, sha256_json
-from whorl.models.adapter import load_adapter
+from whorl.models.adapter import adapter_version, load_adapter
 from whorl.models.decoder import Decoder
 from whorl.models.lora_layer import adapters
 from whorl.serve.scheduler import Chunk
@@ -62,9 +61,8 @@ class Adapters:
         name what does not fit, and nothing has changed then."""
         if not name or name in self.versions:
             raise InputError(f"adapter name {name!r} is in use or empty; unload it first or take another")
-        files = sorted(Path(directory).glob("adapter_*"))
+        version = adapter_version(directory)
         loaded = load_adapter(self._twin(), directory)
-        version = sha256_json({file.name: sha256_file(file) for file in files})
         device = self._model.embed.weight.device
         for layer, adapter in adapters(loaded):
             a, b = (part.weight.detach().to(device) for part in (adapter.lora_a, adapter.lora_b))

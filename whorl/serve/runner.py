@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from whorl.kernels.buckets import bucket
+from whorl.kernels.logits import likeliest
 from whorl.models.decoder import Decoder, Projection
 from whorl.models.sampling import Draw, choose
 from whorl.models.vision import Features, Images
 from whorl.serve.cache import Cache, PagedContext
+from whorl.serve.decode_step import DecodeSteps
 from whorl.serve.lora import Adapters
 from whorl.serve.scheduler import Chunk
 from whorl.serve.sequence import Sequence
@@ -44,10 +46,12 @@ class StepResult:
 
 
 class Runner:
-    """Runs chunks through `model` with its paged cache. One thread at a time."""
+    """Runs chunks of sequences of up to `context` tokens through `model` with its paged cache. One thread
+    at a time."""
 
-    def __init__(self, model: Decoder, cache: Cache, adapters: Adapters) -> None:
+    def __init__(self, model: Decoder, cache: Cache, adapters: Adapters, context: int) -> None:
         self.model, self.cache, self.adapters = model.eval(), cache, adapters
+        self._decode_steps = DecodeSteps(model, cache, context)
         self.device = model.embed.weight.device
         self._features: dict[str, Tensor] = {}  # of images whose sequences are not through them yet
 
@@ -64,6 +68,11 @@ class Runner:
         def head(hidden: Tensor, projection: Projection) -> None:
             self._finish(hidden, projection, rows, allowed, result)
 
+        if not any(chunk.sequence.request.adapter for chunk in chunks):
+            hidden = self._decode_steps.run(chunks)
+            if hidden is not None:
+                head(hidden, self.model.projection)
+                return result
         with self.adapters.use(chunks):
             self.model(rows.tokens(self.device), self._context(rows), self._images(rows), head)
         return result
@@ -164,8 +173,8 @@ class Runner:
             )
             for one, _ in due
         ]  # fmt: skip
-        chosen = choose(logits, draws)
-        lse = torch.logsumexp(logits, -1)
+        best, lse = likeliest(logits)
+        chosen = choose(logits, draws, best)
         logprobs = (logits.gather(1, chosen[:, None])[:, 0] - lse).tolist()
         finite = torch.isfinite(lse).tolist()
         for row, (sequence, _) in enumerate(due):

@@ -42,7 +42,8 @@ class Span:
 @dataclass(frozen=True)
 class Rendered:
     """`image_positions` are the indices in `ids` that take an image's features, in reading order.
-    A turn whose place in the text depends on later turns has no span. `text` is before images grow."""
+    A turn whose place in the text depends on later turns has no span; a token merged across a turn's
+    start belongs to what is before it. `text` is before images grow."""
 
     ids: list[int]
     spans: list[Span]
