@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.arena.battles import Battles, Vote
-from whorl.arena.likelihood import Array, Problem, minimise
+from whorl.arena.likelihood import Array, Problem, minimise, one_thread
 from whorl.arena.outcomes import collapse, cut_prompts
 from whorl.arena.posing import pose
 from whorl.arena.ratings import Ratings, fit_bradley_terry
@@ -82,24 +82,15 @@ def _fewest(problem: Problem, theta: Array, above: int, below: int) -> tuple[int
     The order is taken at the full fit, and once more at the fit that the first answer leaves: influence
     moves as votes go. The fewer of the two counts.
     """
-    best: tuple[int | None, Array] = (None, np.zeros(len(problem.outcomes)))
-    there = theta
-    for _ in range(2):
-        drop = _Drop(problem, theta, above, below, _by_influence(problem, there, above, below))
-        most = drop.most if best[0] is None else best[0]
-        if not most or not drop.flips(most):
-            return best
-        low, high = 0, 1
-        while high < most and not drop.flips(high):
-            low, high = high, high * 2
-        high = min(high, most)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if drop.flips(middle) else (middle, high)
-        if best[0] is None or high < best[0]:
-            best = (high, drop.dropped(high))
-        there = drop.refit(high)
-    return best
+    drop = _Drop.ordered(problem, theta, theta, above, below)
+    votes = drop.fewest(drop.most)
+    if votes == drop.most and (not votes or drop.gap(votes) >= -LEVEL):
+        return None, np.zeros(len(problem.outcomes))
+    again = _Drop.ordered(problem, theta, drop.refit(votes), above, below)
+    fewer = again.fewest(min(votes, again.most))
+    if fewer < votes and again.gap(fewer) < -LEVEL:
+        return fewer, again.dropped(fewer)
+    return votes, drop.dropped(votes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +102,28 @@ class _Drop:
     above: int
     below: int
     order: NDArray[np.intp]
+    start: int  # how many are needed to first order
+
+    @classmethod
+    def ordered(cls, problem: Problem, theta: Array, there: Array, above: int, below: int) -> _Drop:
+        """The votes that hold the gap open, the most influential (at the fit `there`) first.
+
+        Without a vote of score s the minimum moves by H⁻¹s / (1 − leverage), to first order.
+        """
+        out = problem.outcomes
+        terms = problem.terms(there)
+        hessian = problem.hessian(terms)
+        with one_thread():
+            inverse = np.linalg.inv(hessian + np.mean(np.diag(hessian)) * problem.gauge())
+        gap = inverse[above] - inverse[below]
+        spread = np.diag(inverse)[out.a] + np.diag(inverse)[out.b] - 2 * inverse[out.a, out.b]
+        leverage = np.minimum(terms.by_dd * spread, 0.99)
+        moved = terms.by_d * (gap[out.a] - gap[out.b]) / (1 - leverage)
+        order = np.argsort(moved, kind="stable")
+        order = order[moved[order] < 0]
+        closed = np.cumsum(-moved[order] * out.count[order])
+        cell = int(np.searchsorted(closed, theta[above] - theta[below]))
+        return cls(problem, theta, above, below, order, int(out.count[order][: cell + 1].sum()))
 
     @property
     def most(self) -> int:
@@ -128,24 +141,32 @@ class _Drop:
         rest = self.problem.outcomes.recounted(self.problem.outcomes.count - self.dropped(votes))
         return minimise(replace(self.problem, outcomes=rest), self.theta)
 
-    def flips(self, votes: int) -> bool:
+    def gap(self, votes: int) -> float:
+        """How far `above` then stands above, in log-odds."""
         refit = self.refit(votes)
-        return bool(refit[self.below] > refit[self.above] + LEVEL)
+        return float(refit[self.above] - refit[self.below])
 
+    def fewest(self, most: int) -> int:
+        """The fewest that flip the two where `most` do (it is not tried itself).
 
-def _by_influence(problem: Problem, theta: Array, above: int, below: int) -> NDArray[np.intp]:
-    """Places of the outcomes whose votes hold the gap open, the most influential first.
-
-    Without a vote of score s the minimum moves by H⁻¹s / (1 − leverage), to first order.
-    """
-    out = problem.outcomes
-    terms = problem.terms(theta)
-    hessian = problem.hessian(terms)
-    inverse = np.linalg.inv(hessian + np.mean(np.diag(hessian)) * problem.gauge())
-    gap = inverse[above] - inverse[below]
-    spread = np.diag(inverse)[out.a] + np.diag(inverse)[out.b] - 2 * inverse[out.a, out.b]
-    leverage = np.minimum(terms.by_dd * spread, 0.99)
-    moved = terms.by_d * (gap[out.a] - gap[out.b]) / (1 - leverage)
-    order = np.argsort(moved, kind="stable")
-    chosen: NDArray[np.intp] = order[moved[order] < 0]
-    return chosen
+        The gap is nearly straight in the votes: a first-order guess, then in turn the line through what
+        was seen and halves.
+        """
+        whole = float(self.theta[self.above] - self.theta[self.below])
+        low, at_low, high, at_high = 0, whole, most, -whole
+        guess, halve = self.start, False
+        while high - low > 1:
+            guess = min(max(guess, low + 1), high - 1)
+            gap = self.gap(guess)
+            if gap < -LEVEL:
+                high, at_high = guess, gap
+            else:
+                low, at_low = guess, gap
+            if halve:
+                guess = (low + high) // 2
+            elif high == most:  # nothing is known above: go on as far again as the line says, and a bit
+                guess = int(low * whole / max(whole - at_low, 1e-12) * 1.02) + 1
+            else:
+                guess = low + int((high - low) * max(at_low, 0.0) / (at_low - at_high)) + 1
+            halve = not halve
+        return high
