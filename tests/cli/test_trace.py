@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from whorl.base.config import Config
-from whorl.base.files import JsonLines, sha256_file
+from whorl.base.files import JsonLines, sha256_file, sha256_input
 from whorl.base.logbook import Logbook
 from whorl.data.dataset import read_dataset
 from whorl.data.pipeline import run as run_data
@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             inputs = {str(tokens.directory): tokens.fingerprint}
             if name == "chat":
                 inputs = {
-                    str(chats): sha256_file(chats),
+                    str(chats): sha256_input(chats),
                     "model": weight_version(root / "runs" / "base" / "model"),
                 }
             logbook.config(Recipe(), inputs)

@@ -80,6 +80,13 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_input(path: str | Path) -> str:
+    """Of a file's content, or of all files' below a folder: what a run notes of what it read."""
+    place = Path(path)
+    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
+    return sha256_json([sha256_file(file) for file in files])
+
+
 def sha256_json(value: Any) -> str:
     """SHA-256 of a value's canonical JSON (sorted keys, no spaces): the same on every machine."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

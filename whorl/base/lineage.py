@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from whorl.base.errors import DataError, InputError
-from whorl.base.files import read_json, read_jsonl, sha256_file, sha256_json
+from whorl.base.files import read_json, read_jsonl, sha256_file, sha256_input, sha256_json
 from whorl.base.logbook import read_events
 from whorl.base.runs import find_runs
 
@@ -94,7 +94,7 @@ class _Files:
         return Origin("run", path.name, start["code"], str(path), commit + changed, inputs)
 
     def input(self, name: str, hash: str) -> Origin:
-        if name == "model":
+        if name in ("model", "reference"):
             return self.weights(hash) or Origin("weights", "weights", hash, note="not from a run here")
         place = next((p for p in (Path(name), self.root / name) if p.exists()), None)
         if place is None:
@@ -105,10 +105,8 @@ class _Files:
             note = "" if sha256_json(described) == hash else "changed since"
             parents = tuple(self.dataset(parent) for parent in described["parents"].values())
             return Origin("tokens", place.name, hash, str(place), note, parents)
-        if place.is_file():
-            note = "" if sha256_file(place) == hash else "changed since"
-            return Origin("file", place.name, hash, str(place), note)
-        return Origin("file", place.name, hash, str(place))
+        note = "" if sha256_input(place) == hash else "changed since"
+        return Origin("file", place.name, hash, str(place), note)
 
     @cached_property
     def datasets(self) -> dict[str, Path]:

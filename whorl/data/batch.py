@@ -75,7 +75,9 @@ class Batch:
     `tokens`, `targets` int32 [T] (the target is the next token of the same document), `weights`
     float32 [T] (0 where nothing is learnt), `lengths` int32 [N] summing to T, `ids` one a document.
     Padding is one last document with id "" and weight 0. `pixels` float32 [P, 3·p·p] or None,
-    `grids` int32 [I, 2], `image_positions` int64 [P] in [0, T). Raises `DataError` where these disagree.
+    `grids` int32 [I, 2], `image_positions` int64 [P] in [0, T). `reference` float32 [T] or None: the
+    targets' log-probs under a reference model, for objectives that compare with one. Raises `DataError`
+    where these disagree.
     """
 
     tokens: Array
@@ -86,6 +88,7 @@ class Batch:
     pixels: Array | None = None
     grids: Array = field(default_factory=_no_grids)
     image_positions: Array = field(default_factory=_no_positions)
+    reference: Array | None = None
 
     def __post_init__(self) -> None:
         _check(self.tokens, "tokens", np.int32, (None,), "batch")
@@ -108,6 +111,8 @@ class Batch:
         if self.ids[-1] == "" and self.weights[size - int(self.lengths[-1]) :].any():
             raise DataError("batch padding has weight; padding is never learnt")
         _check_images(self.pixels, self.grids, self.image_positions, size, "batch")
+        if self.reference is not None:
+            _check(self.reference, "reference", np.float32, (size,), "batch")
 
     @property
     def sample_ids(self) -> tuple[str, ...]:

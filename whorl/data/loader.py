@@ -96,8 +96,12 @@ class SampleBatches(Batches):
         items, offsets = self._plan(epoch)
         return [int(item) for item in items[offsets[place] : offsets[place + 1]]]
 
+    def build(self, items: Sequence[int]) -> Batch:
+        """The batch of these samples, by their numbers."""
+        return collate([self._samples[item] for item in items], self.length)
+
     def micro(self, number: int) -> Batch:
-        return collate([self._samples[item] for item in self._row(number)], self.length)
+        return self.build(self._row(number))
 
     def micro_ids(self, number: int) -> tuple[str, ...]:
         return tuple(self._samples[item].id for item in self._row(number))
@@ -107,7 +111,7 @@ class SampleBatches(Batches):
         items, offsets = pack_flat(self._lengths, self.length)
         count = len(offsets) - 1 if limit is None else min(limit, len(offsets) - 1)
         rows = [items[offsets[i] : offsets[i + 1]] for i in range(count)]
-        return [collate([self._samples[int(item)] for item in row], self.length) for row in rows]
+        return [self.build(row.tolist()) for row in rows]
 
 
 def hash_samples(samples: Sequence[Sample]) -> str:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from whorl.evals.evaluation import Report, evaluate, paired
     from whorl.evals.finding import find_task
     from whorl.evals.grading import Graded, TaskReport, grade_task
+    from whorl.evals.judge import Verdict, ask, read_verdict
+    from whorl.evals.judge_questions import Question, ask_questions, read_answers, read_questions
+    from whorl.evals.judge_report import Comparison, Score, compare_answers, score_answers
     from whorl.evals.own_task import OwnTask
     from whorl.evals.serving import served
 
@@ -19,6 +22,17 @@ PUBLIC = {
     "paired": "evaluation",
     "find_task": "finding",
     "OwnTask": "own_task",
+    "ask": "judge",
+    "read_verdict": "judge",
+    "Verdict": "judge",
+    "Question": "judge_questions",
+    "ask_questions": "judge_questions",
+    "read_answers": "judge_questions",
+    "read_questions": "judge_questions",
+    "Comparison": "judge_report",
+    "Score": "judge_report",
+    "compare_answers": "judge_report",
+    "score_answers": "judge_report",
     "served": "serving",
     "grade_task": "grading",
     "TaskReport": "grading",
@@ -28,8 +42,9 @@ PUBLIC = {
     "NGram": "baselines",
 }
 __all__ = [
-    "Graded", "NGram", "OwnTask", "Report", "TaskReport", "evaluate", "find_task", "grade_task", "paired",
-    "served", "xz_bits", "zlib_bits",
+    "Comparison", "Graded", "NGram", "OwnTask", "Question", "Report", "Score", "TaskReport", "Verdict", "ask",
+    "ask_questions", "compare_answers", "evaluate", "find_task", "grade_task", "paired", "read_answers",
+    "read_questions", "read_verdict", "score_answers", "served", "xz_bits", "zlib_bits",
 ]  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from typing import Literal
 from whorl.base.errors import InputError
 from whorl.base.fields import nearest
 from whorl.base.names import resolve
-from whorl.evals.own_task import JudgeClient, OwnTask
+from whorl.evals.judge import JudgeClient
+from whorl.evals.own_task import OwnTask
 from whorl.tasks.arithmetic import Arithmetic
 from whorl.tasks.digits import Digits
 from whorl.tasks.gsm8k import GSM8K

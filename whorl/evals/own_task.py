@@ -10,35 +10,18 @@ reads both and says).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from whorl.base.errors import DataError, InputError
-from whorl.base.nouns import Conversation, Message, SamplingParams, Trace
+from whorl.base.nouns import Trace
+from whorl.evals.judge import RIGHT, JudgeClient, ask, right_text
 from whorl.tasks.task import Example, Grade
 from whorl.text.forms import read_conversation
 from whorl.text.records import read_records
 
 GRADES = ("exact", "contains", "judge")
-JUDGE = """You compare an answer with a reference answer to the same question.
-
-Question:
-{question}
-
-Reference answer:
-{reference}
-
-Answer to judge:
-{answer}
-
-Is the answer right: does it say what the reference says, whatever its wording and length? Reply with
-one line and nothing else: "verdict: right" or "verdict: wrong"."""
-
-
-class JudgeClient(Protocol):
-    async def reply(self, conversation: Conversation, params: SamplingParams) -> Trace: ...
 
 
 class OwnTask:
@@ -71,17 +54,12 @@ class OwnTask:
         """A verdict that is none counts as wrong, and says so."""
         assert self._judge is not None
         question = "\n".join(message.text for message in example.conversation.messages)
-        text = JUDGE.format(question=question, reference=example.reference, answer=answer)
-        asked = Conversation(messages=(Message(role="user", content=(text,)),))
-        said = (await self._judge.reply(asked, SamplingParams(max_tokens=200))).message.text
-        verdicts = re.findall(r"verdict:\s*(right|wrong)", said.lower())
-        if len(set(verdicts)) != 1:
-            return Grade(
-                score=0.0, parts={"no_verdict": 1.0}, reason=f"the judge gave no verdict: {said[:80]!r}"
-            )
-        return Grade(
-            score=float(verdicts[0] == "right"), reason="" if verdicts[0] == "right" else "judged wrong"
-        )
+        text = right_text(question, answer, example.reference)
+        verdict = await ask(self._judge, text, RIGHT, max_tokens=200)
+        if verdict.value is None:
+            reason = f"the judge gave no verdict: {verdict.said[:80]!r}"
+            return Grade(score=0.0, parts={"no_verdict": 1.0}, reason=reason)
+        return Grade(score=float(verdict.value), reason="" if verdict.value else "judged wrong")
 
 
 def _folded(text: str) -> str:

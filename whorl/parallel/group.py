@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 # How long a rank waits for the others before it gives up. A dead peer is noticed at once; this is for
 # one that hangs. It covers what a rank may do alone between two exchanges: compile, sample, hash.
@@ -45,6 +46,12 @@ class Group:
     def max(self, value: float) -> float:
         """The largest over ranks."""
         return self._reduce(value, dist.ReduceOp.MAX)
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """The ranks' tensors (on the CPU, of one shape) added up, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
 
     def _reduce(self, value: float, how: dist.ReduceOp.RedOpType) -> float:
         if self.world == 1:

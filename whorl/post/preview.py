@@ -10,10 +10,12 @@ from rich.markup import escape
 
 from whorl.base.progress import console, say, speaks
 from whorl.data.batch import Sample
+from whorl.post.pair_samples import PairReport, PairSample
 from whorl.post.samples import SampleReport
 from whorl.text.tokenizer import Tokenizer
 
 SHOWN = 3  # samples
+SHOWN_PAIRS = 2
 SHOWN_CHARACTERS = 600  # of each
 BARS = 8  # of the histogram
 BAR_WIDTH = 30
@@ -35,14 +37,32 @@ def preview(samples: Sequence[Sample], report: SampleReport, tokenizer: Tokenize
         say(f"{count} samples are too long ({share:.1%}): {report.cut} cut, {report.dropped} dropped")
 
 
-def marked(sample: Sample, tokenizer: Tokenizer, *, colour: bool) -> str:
+def preview_pairs(pairs: Sequence[PairSample], report: PairReport, tokenizer: Tokenizer) -> None:
+    """On stderr: pairs with what is preferred and what is not, the lengths, and what did not fit."""
+    if not speaks():
+        return
+    colour = console().is_terminal
+    signs = "in green, the rejected in red" if colour else "+, the rejected -, and what is compared in [[ ]]"
+    say(f"{len(pairs):,} pairs of {report.pairs:,} read; the chosen reply is {signs}:")
+    for pair in pairs[:SHOWN_PAIRS]:
+        for sign, style, sample in (("+", "green", pair.chosen), ("-", "red", pair.rejected)):
+            text = marked(sample, tokenizer, colour=colour, style=style)
+            console().print(f"  {sign} {text}", markup=colour)
+    for line in histogram(report.lengths):
+        say(line)
+    if report.too_long:
+        count, share = len(report.too_long), len(report.too_long) / report.pairs
+        say(f"{count} pairs do not fit ({share:.1%}): {report.cut} cut, {report.dropped} dropped")
+
+
+def marked(sample: Sample, tokenizer: Tokenizer, *, colour: bool, style: str = "green") -> str:
     """The sample's text with its learnt runs marked; rich markup where `colour`."""
     text = ""
     edges = np.flatnonzero(np.diff(sample.weights > 0)) + 1
     for run in np.split(np.arange(len(sample.tokens)), edges):
         part = tokenizer.decode(sample.tokens[run].tolist())
         if sample.weights[run[0]] > 0:
-            part = f"[green]{escape(part)}[/green]" if colour else f"[[{part}]]"
+            part = f"[{style}]{escape(part)}[/{style}]" if colour else f"[[{part}]]"
         elif colour:
             part = f"[dim]{escape(part)}[/dim]"
         text += part

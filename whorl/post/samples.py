@@ -70,7 +70,7 @@ def chat_samples(
             if kept is not None:
                 names[name] += 1
                 id = f"{name}#{names[name] - 1}" if names[name] > 1 or len(made) > 1 else name
-                samples.append(_sample(kept, id, image_config, patches))
+                samples.append(to_sample(kept, id, image_config, patches))
     report.samples = len(samples)
     if too_long == "stop" and len(report.too_long) > STOP_SHARE * len(report.lengths):
         raise InputError(
@@ -98,9 +98,10 @@ def _fit(
     return None
 
 
-def _sample(
+def to_sample(
     part: TrainSample, id: str, image_config: ImageConfig | None, patches: dict[str, Patches]
 ) -> Sample:
+    """Tokens, weights 1 on what is learnt, and the images' patches; `patches` keeps those made so far."""
     tokens, weights = np.asarray(part.ids, np.int32), np.asarray(part.mask, np.float32)
     if not part.images:
         return Sample(tokens=tokens, weights=weights, id=id)

@@ -27,7 +27,7 @@ def read_conversations(
     """
     from whorl.text.forms import read_conversation
 
-    for file in _files(Path(path)):
+    for file in record_files(Path(path)):
         for where, record in read_records(file):
             try:
                 if isinstance(record, DataError):
@@ -58,7 +58,8 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}: {problem}") from error
 
 
-def _files(path: Path) -> list[Path]:
+def record_files(path: Path) -> list[Path]:
+    """The file, or all files of records below a directory; `InputError` where there is none."""
     if not path.exists():
         raise InputError(f"{path} does not exist; give a file of chats or a directory of them")
     if not path.is_dir():

@@ -15,13 +15,15 @@ from whorl.models.vision import Images
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward's worth on its device: tokens, targets [T] int64, weights [T] fp32, context, images."""
+    """One forward's worth on its device: tokens, targets [T] int64, weights [T] fp32, context, images, and
+    the targets' log-probs under a reference model [T] fp32 where the objective compares with one."""
 
     tokens: Tensor
     targets: Tensor
     weights: Tensor
     context: PackedContext
     images: Images | None
+    reference: Tensor | None = None
 
     @classmethod
     def of(cls, batch: Batch, device: torch.device) -> MicroBatch:
@@ -41,6 +43,7 @@ class MicroBatch:
             on_device(batch.weights),
             Packed(batch.lengths.tolist(), device),
             images,
+            None if batch.reference is None else on_device(batch.reference),
         )
 
 

@@ -1,4 +1,5 @@
-"""The one training loop: pre-training, chat training and adapters differ in batches and weights alone."""
+"""The one training loop: pre-training, chat training, preferences and adapters differ in their batches and
+objective alone."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,7 +24,7 @@ from whorl.train.batches import MicroBatch, seed_forward
 from whorl.train.checkpoint import Checkpoints
 from whorl.train.config import TrainConfig
 from whorl.train.faults import LeaveSignals, check_finite, told
-from whorl.train.objectives import Objective, losses
+from whorl.train.objectives import Measure, Objective, likelihood, loss_and_figures
 from whorl.train.optim import clip_gradients, set_lr
 from whorl.train.schedule import lr_share
 from whorl.train.setup import Setup, prepare
@@ -37,7 +39,7 @@ class TrainState:
 
     step: int = 0
     tokens: int = 0  # target tokens learnt from
-    loss: float = float("nan")  # mean over the last step's target tokens, nats
+    loss: float = float("nan")  # the last step's, divided by its weight
     validation_loss: float = float("nan")
     left: str = ""  # the signal the run left on, "" when it ended
     losses: list[float] = field(default_factory=list)  # of this process's steps
@@ -51,13 +53,15 @@ def fit(
     logbook: Logbook,
     *,
     validation: Sequence[Batch] = (),
+    measure: Measure = likelihood,
     sample: Sampler | None = None,
 ) -> TrainState:
     """Train `model` in place for `config.steps` steps, going on from the run's last checkpoint.
 
     Every loss is divided by the step's target weight over all micro-batches and ranks, so that
-    accumulation and data parallelism equal the large batch. Leaves early, saved, on SIGINT, SIGTERM
-    or SIGUSR1 to any rank; the returned state's `left` then names the signal.
+    accumulation and data parallelism equal the large batch. `measure` is what is asked about `validation`.
+    Leaves early, saved, on SIGINT, SIGTERM or SIGUSR1 to any rank; the returned state's `left` then names
+    the signal.
     """
     group = Group.current()
     if batches.steps is not None and batches.steps < config.steps:
@@ -84,8 +88,9 @@ def fit(
             if last or state.step % config.log_every == 0:
                 logbook.metric(state.step, **values)
             if validation and (last or _due(state.step, config.eval_every)) and not state.left:
-                state.validation_loss = evaluate(setup, validation, group)
-                logbook.metric(state.step, validation_loss=state.validation_loss)
+                figures = evaluate(setup, validation, group, measure)
+                state.validation_loss = figures["loss"]
+                logbook.metric(state.step, **{f"validation_{name}": figures[name] for name in figures})
             if sample is not None and _due(state.step, config.sample_every) and not state.left:
                 _show_samples(model, sample, state.step, logbook, group)
             if last or state.left or _due(state.step, config.checkpoint_every):
@@ -114,13 +119,16 @@ def train_step(
     weight = group.sum(sum(batch.weight for batch in batches))
     if weight <= 0:
         raise DataError(f"step {state.step + 1} has no target tokens: every weight in its batches is 0")
-    total = 0.0
+    total, sums = 0.0, dict[str, float]()
     for number, batch in enumerate(batches):
         seed_forward(config.seed, state.step, group.rank + number * group.world)
         with setup.gradient_sync(number + 1 == len(batches)):
-            loss = objective(setup.wrapped, MicroBatch.of(batch, setup.device))
+            result = objective(setup.wrapped, MicroBatch.of(batch, setup.device))
+            loss, figures = loss_and_figures(result)
             (loss * (group.world / weight)).backward()  # the wrappers average over ranks
         total += float(loss.detach())
+        for name, value in figures.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
     loss_mean = group.sum(total) / weight
     norm = clip_gradients(setup.model, config.optim.clip)
     check_finite(state.step + 1, loss_mean, norm)
@@ -130,28 +138,33 @@ def train_step(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
     state.step += 1
-    state.tokens += round(weight)
+    state.tokens += round(group.sum(float(sum(np.count_nonzero(batch.weights) for batch in batches))))
     state.loss = loss_mean
     state.losses.append(loss_mean)
     tokens = group.sum(float(sum(len(batch.tokens) for batch in batches)))
-    return {"loss": loss_mean, "lr": config.optim.lr * share, "grad_norm": norm, "tokens": tokens}
+    means = {name: group.sum(value) / weight for name, value in sums.items()}
+    return {"loss": loss_mean, "lr": config.optim.lr * share, "grad_norm": norm, "tokens": tokens} | means
 
 
-def evaluate(setup: Setup, batches: Sequence[Batch], group: Group) -> float:
-    """Mean loss in nats over the batches' target tokens, shared out among the ranks.
+def evaluate(
+    setup: Setup, batches: Sequence[Batch], group: Group, measure: Measure = likelihood
+) -> dict[str, float]:
+    """What `measure` says of the batches, divided by their weight; they are shared out among the ranks.
 
     It runs with gradients enabled and throws them away: under `no_grad` every compiled block would
     be compiled a second time. Past DDP's wrapper, which would wait for the backward.
     """
-    total, weight = 0.0, 0.0
+    sums, weight = dict[str, float](), 0.0
     with _without_dropout(setup.model):
         for number in range(group.rank, -(-len(batches) // group.world) * group.world, group.world):
             batch = batches[number] if number < len(batches) else Batch.empty(len(batches[0].tokens))
             micro = MicroBatch.of(batch, setup.device)
-            total += float((losses(setup.model, micro) * micro.weights).sum())
+            for name, value in measure(setup.model, micro).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
             weight += batch.weight
     reshard(setup.model)
-    return group.sum(total) / max(group.sum(weight), 1e-9)
+    whole = max(group.sum(weight), 1e-9)
+    return {name: group.sum(value) / whole for name, value in sums.items()}
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a step minimises: a function of model and micro-batch, summed over target tokens."""
+"""What a step minimises, and what is measured on held-out batches: functions of model and micro-batch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from whorl.kernels.cross_entropy import linear_cross_entropy, token_losses
 from whorl.models.decoder import Projection
 from whorl.train.batches import MicroBatch
 
-Objective = Callable[[nn.Module, MicroBatch], Tensor]
-"""(model, micro-batch) → Σ weight · loss over its tokens, a scalar. The loop divides by the step's weight."""
+Figures = dict[str, Tensor]
+"""Name → Σ weight · figure, a scalar without gradient. The same names for every batch: ranks add them up."""
+
+Objective = Callable[[nn.Module, MicroBatch], Tensor | tuple[Tensor, Figures]]
+"""(model, micro-batch) → Σ weight · loss over its tokens, a scalar, alone or with figures that are recorded
+beside it. The loop divides both by the step's weight."""
+
+Measure = Callable[[nn.Module, MicroBatch], Figures]
+"""(model, micro-batch) → what validation reports, "loss" among it."""
 
 
 def next_token(model: nn.Module, batch: MicroBatch) -> Tensor:
@@ -23,6 +30,16 @@ def next_token(model: nn.Module, batch: MicroBatch) -> Tensor:
         )
 
     return model(batch.tokens, batch.context, batch.images, head)
+
+
+def likelihood(model: nn.Module, batch: MicroBatch) -> Figures:
+    """`next_token`'s loss without its gradient: what validation measures unless told otherwise."""
+    return {"loss": (losses(model, batch) * batch.weights).sum()}
+
+
+def loss_and_figures(result: Tensor | tuple[Tensor, Figures]) -> tuple[Tensor, Figures]:
+    """An objective's result in its longer form."""
+    return result if isinstance(result, tuple) else (result, {})
 
 
 def losses(model: nn.Module, batch: MicroBatch) -> Tensor:

@@ -25,7 +25,7 @@ from whorl.train.batches import MicroBatch
 from whorl.train.choices import Choices, decide, without_compile
 from whorl.train.config import TrainConfig
 from whorl.train.measure import flops_per_token
-from whorl.train.objectives import Objective
+from whorl.train.objectives import Objective, loss_and_figures
 from whorl.train.optim import build_optimisers
 
 
@@ -54,7 +54,7 @@ def prepare(
 ) -> Setup:
     """Choose or keep the run's choices, wrap, compile. A null logbook keeps none."""
     keep_freed_memory()
-    device = _device(config, group)
+    device = run_device(config, group)
     example = batches.micro(0)
     choices = decide(model.config, batches.length, config, device, logbook, group)
     model.to(device).train()
@@ -78,7 +78,8 @@ def prepare(
     )
 
 
-def _device(config: TrainConfig, group: Group) -> torch.device:
+def run_device(config: TrainConfig, group: Group) -> torch.device:
+    """This rank's device; `InputError` where there are more ranks than GPUs."""
     device = choose_device(None if config.device == "auto" else config.device)
     if device.type != "cuda":
         return device
@@ -120,7 +121,7 @@ def _compile(
     for part in parts:
         part.compile()
     try:
-        loss = objective(wrapped, MicroBatch.of(example, device))
+        loss, _ = loss_and_figures(objective(wrapped, MicroBatch.of(example, device)))
         (loss * 0.0).backward()
     except (TorchDynamoException, InductorError, CppCompileError) as error:
         for part in parts:
