@@ -24,6 +24,8 @@ LIBRARIES: dict[str, Library] = {
     "rensa": Library("data", "MinHash deduplication"),
     "zstandard": Library("data", ".zst files"),
     "sklearn": Library("tasks", "the handwritten digits of the quickstart", "scikit-learn"),
+    "scipy": Library("arena", "ratings from votes"),
+    "threadpoolctl": Library("arena", "ratings from votes"),
     "transformers": Library("test", "oracle in the tests"),
     "peft": Library("test", "oracle in the tests"),
     "hypothesis": Library("test", "property-based tests"),

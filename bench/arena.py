@@ -1,0 +1,163 @@
+"""Seconds from votes to ratings with intervals, beside evalica's ratings alone, in one run.
+
+    python bench/arena.py [--rounds 5] [--votes 2000000] [--models 150]      needs: pip install -e '.[bench]'
+
+The same simulated votes (a fifth ties) for both sides, alternating; the median of the rounds counts. Two
+pieces of work: from whole numbers in arrays, as votes lie in a store, and from lists of names, as they come
+from a file. Whorl's figure includes the sandwich intervals and ranks; evalica has ratings alone, by its
+compiled core at its own tolerance. That both find the same is asked of evalica at a tolerance of 1e-12
+too, off the clock.
+
+The limit is one counting of the votes (`numpy.bincount` over one column): who has not read each vote once
+cannot rate. What dominates in whole numbers is telling apart pairs and outcomes, in lists it is looking up
+four million names.
+
+Coverage: how many 95 % intervals hold what endless votes would show, over plain and over biased judges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from _record import keep
+from rich.console import Console
+from rich.table import Table
+
+from whorl.arena import Battles, Judge, Ratings, fit_bradley_terry, simulate_battles
+from whorl.arena.ratings import CENTRE, SCALE
+from whorl.arena.simulation import coverage, synthetic_strengths
+
+SPREAD, TIE_WIDTH = 200.0, 0.55  # points; a fifth of the votes are ties
+MOST_POINTS_APART = 0.01  # what equal ratings means
+COVERAGE = {
+    "plain": [Judge()],
+    "biased": [Judge(noise=0.2, left=0.4, tie_width=0.3), Judge(sharpness=1.5)],
+}
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    made = work()
+    return time.perf_counter() - start, made
+
+
+def whorl_works(battles: Battles) -> dict[str, Callable[[], Ratings]]:
+    names_a, names_b, codes = columns_of(battles)
+    return {
+        "numbers": lambda: fit_bradley_terry(battles),
+        "names": lambda: fit_bradley_terry(Battles.from_columns(names_a, names_b, codes)),
+    }
+
+
+def columns_of(battles: Battles) -> tuple[list[str], list[str], list[int]]:
+    return (
+        [battles.models[place] for place in battles.a],
+        [battles.models[place] for place in battles.b],
+        battles.winner.tolist(),
+    )
+
+
+def evalica_works(battles: Battles, **more: Any) -> dict[str, Callable[[], Any]]:
+    import evalica
+    import pandas
+
+    by_code = [evalica.Winner.X, evalica.Winner.Y, evalica.Winner.Draw, evalica.Winner.Draw]
+    names_a, names_b, codes = columns_of(battles)
+    winners = [by_code[code] for code in codes]
+    index = pandas.RangeIndex(len(battles.models))
+    return {
+        "numbers": lambda: evalica.bradley_terry(battles.a, battles.b, winners, index=index, **more),
+        "names": lambda: evalica.bradley_terry(names_a, names_b, winners, **more),
+    }
+
+
+def points_apart(ratings: Ratings, scores: Any) -> float:
+    """The largest difference of two ratings of a model, both centred at 1000."""
+    strengths = np.log(np.array([scores[name] for name in ratings.models]))
+    theirs = CENTRE + SCALE * (strengths - strengths.mean())
+    return float(np.abs(ratings.rating - theirs).max())
+
+
+def race(battles: Battles, rounds: int, console: Console) -> dict[str, Any]:
+    """Seconds of each side and work, and how far apart the ratings are."""
+    sides = {"whorl": whorl_works(battles), "evalica": evalica_works(battles)}
+    seconds: dict[str, dict[str, list[float]]] = {side: {"numbers": [], "names": []} for side in sides}
+    ratings = sides["whorl"]["numbers"]()  # imports and first use are not the work
+    for number in range(rounds):
+        for work in ("numbers", "names"):
+            for side, works in sides.items():
+                seconds[side][work].append(timed(works[work])[0])
+        console.print(f"round {number + 1} of {rounds} done", style="dim")
+    exact = evalica_works(battles, tolerance=1e-12, limit=10_000)["names"]().scores
+    bound = min(timed(lambda: np.bincount(battles.a * 3, minlength=3))[0] for _ in range(5))
+    return {
+        "seconds": seconds,
+        "median": {
+            side: {work: statistics.median(took) for work, took in of.items()} for side, of in seconds.items()
+        },
+        "limit_s": bound,
+        "points_apart": points_apart(ratings, exact),
+        "points_apart_at_its_tolerance": points_apart(ratings, sides["evalica"]["names"]().scores),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side runs, alternating")
+    parser.add_argument("--votes", type=int, default=2_000_000)
+    parser.add_argument("--models", type=int, default=150)
+    parser.add_argument("--repeats", type=int, default=500, help="simulations for the coverage")
+    options = parser.parse_args()
+    try:
+        import evalica  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"bench/arena.py compares with evalica: {error}; pip install -e '.[bench]'")
+    console = Console()
+    strengths = synthetic_strengths(options.models, SPREAD)
+    battles = simulate_battles(strengths, [Judge(tie_width=TIE_WIDTH)], options.votes)
+    ties = float(np.mean(battles.points == 0.5))
+    console.print(f"{options.votes:,} votes, {options.models} models, {ties:.0%} ties")
+    found = race(battles, options.rounds, console)
+    table = Table("work", "Whorl, intervals too", "evalica, ratings alone", "ratio", "of the limit")
+    for work, name in (("numbers", "from whole numbers"), ("names", "from lists of names")):
+        ours, theirs = (found["median"][side][work] for side in ("whorl", "evalica"))
+        table.add_row(
+            name,
+            f"{ours:.3f} s",
+            f"{theirs:.3f} s",
+            f"{theirs / ours:.1f}×",
+            f"{found['limit_s'] / ours:.1%}",
+        )
+    console.print(table)
+    apart = found["points_apart"]
+    console.print(
+        f"ratings equal within {apart:.1e} points (evalica at 1e-12;"
+        f" {found['points_apart_at_its_tolerance']:.1e} at its own tolerance)"
+    )
+    smaller = synthetic_strengths(20, seed=1)
+    covered = {
+        name: coverage(smaller, judges, 10_000, repeats=options.repeats) for name, judges in COVERAGE.items()
+    }
+    for name, one in covered.items():
+        console.print(f"coverage, {name} judges: {one.coverage:.2%} of {one.intervals:,} intervals of 95 %")
+    found |= {
+        "what": "ratings", "votes": options.votes, "models": options.models, "ties": ties,
+        "rounds": options.rounds, "coverage": {name: one.coverage for name, one in covered.items()},
+        "load": os.getloadavg()[0],
+    }  # fmt: skip
+    keep("arena", found, ("numpy", "scipy", "evalica"))
+    if apart > MOST_POINTS_APART:
+        sys.exit(f"the ratings are {apart} points apart, more than {MOST_POINTS_APART}")
+
+
+if __name__ == "__main__":
+    main()
