@@ -93,9 +93,7 @@ class Plan:
     widest: int
 
 
-def plan(
-    offsets: Tensor, lengths: Tensor, group: int, window: int, dtype: torch.dtype
-) -> Plan:
+def plan(offsets: Tensor, lengths: Tensor, group: int, window: int, dtype: torch.dtype) -> Plan:
     """`offsets` [N + 1] and `lengths` [N] on the host; a key head has `group` query heads."""
     counts = offsets.diff()
     few_rows, tile_rows = tile_sizes(group, dtype)
@@ -180,6 +178,7 @@ def store(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor)
     if not k.numel():
         return
     _, heads, size, dim = k_pages.shape
+    k, v = k.to(k_pages.dtype), v.to(v_pages.dtype)
     with torch.cuda.device_of(k_pages):
         _programs().store_rows[len(k), -(-heads * dim // STORE_BLOCK)](
             k, v, k_pages, v_pages, slots.to(k_pages.device).contiguous(), *k.stride(), *v.stride(),
@@ -249,8 +248,10 @@ def _difference(shape: Shape) -> str:
     share = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}[shape.dtype]
     worst = 0.0
     for window in (0, 17):
-        there = (part.to(shape.device) for part in (q, *pools))
-        given = attend(*there, tables, offsets, torch.tensor(lengths), dim**-0.5, window, cap)
+        query, keys, values = (part.to(shape.device) for part in (q, *pools))
+        given = attend(
+            query, keys, values, tables, offsets, torch.tensor(lengths), dim**-0.5, window, cap
+        )  # fmt: skip
         # On the host, where no setting of torch rounds matmuls to TF32.
         wanted = torch.cat(
             [

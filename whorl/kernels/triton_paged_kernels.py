@@ -194,7 +194,7 @@ def store_rows(
     page_stride, head_stride, place_stride,
     SLOTS: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Part of one token's key and value into its place; the grid is (tokens, parts)."""
+    """Part of one token's key and value, of the pages' type, into its place; the grid is (tokens, parts)."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token).to(tl.int64)
     if slot >= 0:
@@ -204,5 +204,5 @@ def store_rows(
         where = slot // SLOTS * page_stride + head * head_stride + slot % SLOTS * place_stride + d
         key = tl.load(k + token * k_token + head * k_head + d * k_dim, mask=real)
         value = tl.load(v + token * v_token + head * v_head + d * v_dim, mask=real)
-        tl.store(k_pages + where, key.to(k_pages.dtype.element_ty), mask=real)
-        tl.store(v_pages + where, value.to(v_pages.dtype.element_ty), mask=real)
+        tl.store(k_pages + where, key, mask=real)
+        tl.store(v_pages + where, value, mask=real)
