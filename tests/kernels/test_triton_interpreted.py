@@ -14,12 +14,12 @@ HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="no triton")
 
 
-def run(*command: str, **changes: str) -> str:
+def run(*command: str, patience: float = 290, **changes: str) -> str:
     """What a process of its own says: triton reads its variables when it is imported."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
     done = subprocess.run(
         [sys.executable, *command], env=environment | {"OMP_NUM_THREADS": "1"} | changes,
-        cwd=HERE.parents[1], capture_output=True, text=True, timeout=290,
+        cwd=HERE.parents[1], capture_output=True, text=True, timeout=patience,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -101,3 +101,15 @@ def test_on_the_cpu_nobody_imports_triton() -> None:
 @needs_triton
 def test_where_the_interpreter_is_asked_for_it_is_used() -> None:
     assert run("-c", STEPS, "here", TRITON_INTERPRET="1") == "imported\n"
+
+
+@needs_triton
+@pytest.mark.soak
+@pytest.mark.timeout(1000)
+def test_a_model_served_with_them_gives_the_trainers_numbers() -> None:
+    """The serving contract of two families, every key and value stored and read by these kernels."""
+    said = run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/serve/test_contract.py",
+        "-k", "every_family and qwen3", TRITON_INTERPRET="1", patience=990,
+    )  # fmt: skip
+    assert "2 passed" in said, said
