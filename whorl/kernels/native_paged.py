@@ -71,7 +71,7 @@ def problem(kernel: PagedAttention) -> str:
             assert given is not None
             wanted = torch.cat(
                 [
-                    _formula(part, keys, values, table, length, d**-0.5, window, cap)
+                    formula(part, keys, values, table, length, d**-0.5, window, cap)
                     for part, table, length in zip(query.split(counts), tables, lengths, strict=True)
                 ]
             )[-len(given) :]
@@ -79,10 +79,12 @@ def problem(kernel: PagedAttention) -> str:
     return "" if worst <= 1 else f"the paged attention's self-test is {worst:.2g} times its tolerance off"
 
 
-def _formula(
+def formula(
     q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, length: int, scale: float, window: int,
     cap: float,
 ) -> Tensor:  # fmt: skip
+    """One sequence's new queries q [n, H, D] over its pages `table`, in fp32 on the host: what a fast
+    version is compared with before it is used."""
     group = q.shape[1] // k_pages.shape[1]
     keys, values = (
         pool[table.long()].float().transpose(0, 1).flatten(1, 2)[:, :length].repeat_interleave(group, 0)

@@ -6,7 +6,7 @@ new tokens of the sequences in [T], `lengths` int32 [N] count all tokens of each
 query j of sequence i stands at position lengths[i] − n_i + j and sees what is not after it.
 
 Two registered ops whose tables, offsets and lengths are data: whatever the lengths, a compiled model
-sees one node. `reference` is the specification.
+sees one node. On CUDA they are Triton's (`triton_paged`). `reference` is the specification.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from whorl.kernels import native
+from whorl.kernels import native, triton_paged
 from whorl.kernels.attention import FLASH_FORWARD
 from whorl.kernels.spec import AttentionSpec
 
@@ -100,11 +100,14 @@ def _seen(queries: int, length: int, window: int, device: torch.device) -> Tenso
 
 
 def _write(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
-    kernels = native.kernels().elementwise if k.device.type == "cpu" else None
-    tensors = (k, v, k_pages, v_pages)
-    alike = len({part.dtype for part in tensors}) == 1 and k.dtype in (torch.bfloat16, torch.float32)
-    if kernels is not None and alike and all(part.is_contiguous() for part in (*tensors, slots)):
-        return kernels.store(k, v, k_pages, v_pages, slots)
+    if triton_paged.asked(k_pages.device):
+        if write := triton_paged.store_for(k_pages, v_pages):
+            return write(k, v, k_pages, v_pages, slots)
+    elif k.device.type == "cpu" and (kernels := native.kernels().elementwise):
+        tensors = (k, v, k_pages, v_pages)
+        alike = len({part.dtype for part in tensors}) == 1 and k.dtype in (torch.bfloat16, torch.float32)
+        if alike and all(part.is_contiguous() for part in (*tensors, slots)):
+            return kernels.store(k, v, k_pages, v_pages, slots)
     real = slots >= 0
     if not bool(real.all()):
         k, v, slots = k[real], v[real], slots[real]
@@ -127,7 +130,10 @@ def _attend(
     q: Tensor, k_pages: Tensor, v_pages: Tensor, tables: Tensor, offsets: Tensor, lengths: Tensor,
     scale: float, window: int, soft_cap: float,
 ) -> Tensor:  # fmt: skip
-    if q.device.type == "cpu" and (attend := native.kernels().paged_attention):
+    if triton_paged.asked(q.device):
+        if run := triton_paged.attention_for(q, k_pages, v_pages, soft_cap):
+            return run(q, k_pages, v_pages, tables, offsets, lengths, scale, window, soft_cap)
+    elif q.device.type == "cpu" and (attend := native.kernels().paged_attention):
         made = attend(q, k_pages, v_pages, tables, offsets, lengths, scale, window, soft_cap)
         if made is not None:
             return made

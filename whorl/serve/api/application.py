@@ -14,7 +14,7 @@ from whorl import __version__
 from whorl.serve.api.chat import Chat
 from whorl.serve.api.completions import Completion, embeddings
 from whorl.serve.api.errors import ApiError, add_handlers, error_response
-from whorl.serve.api.guards import BodyLimit, Keys, read_keys
+from whorl.serve.api.guards import BodyLimit, Keys, Linger, read_keys
 from whorl.serve.api.metrics import CountRequests, Metrics
 from whorl.serve.api.schemas import AdapterRequest, ChatRequest, CompletionRequest, EmbeddingRequest
 from whorl.serve.api.served import Served, ServedModel
@@ -40,6 +40,7 @@ def app(models: Sequence[ServedModel], config: ServeConfig) -> FastAPI:
     made.add_middleware(BodyLimit, size=config.limits.body)
     made.add_middleware(Keys, keys=keys, metrics_keys=metrics_keys)
     made.add_middleware(CountRequests, metrics=metrics)
+    made.add_middleware(Linger)
     return made
 
 

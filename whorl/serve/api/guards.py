@@ -1,7 +1,8 @@
-"""What stands before every route: keys, and the size of a body."""
+"""What stands before every route: keys, the size of a body, and patience with who is refused."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from whorl.base.errors import InputError
 from whorl.serve.api.errors import ApiError, error_response
 
 OPEN = ("/health", "/ready")
+LINGER_SECONDS = 5.0
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:
@@ -87,3 +89,47 @@ class BodyLimit:
         return ApiError(
             413, f"the body has more than {self._size} bytes, this server's limit", code="too_large"
         )
+
+
+class Linger:
+    """Answers a request whose body was not read to its end, then reads on for a while before it ends.
+
+    A connection closed while the other side still sends is reset, and the answer lost with it: nginx
+    then says 502 instead of the 413 or 401 that was sent (RFC 9112, section 9.6).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not has_body(scope):
+            await self.app(scope, receive, send)
+            return
+        ended = False
+
+        async def watched() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
+            return message
+
+        async def answer(message: Message) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if ended or not last:
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            try:
+                async with asyncio.timeout(LINGER_SECONDS):
+                    while not ended:
+                        await watched()
+            except TimeoutError:
+                pass  # it has had its time
+            await send({"type": "http.response.body", "body": b""})
+
+        await self.app(scope, watched, answer)
+
+
+def has_body(scope: Scope) -> bool:
+    headers = Request(scope).headers
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from whorl.base.errors import InputError
 from whorl.base.progress import say
@@ -77,12 +78,6 @@ async def _serve(config: ServeConfig, ready: Callable[[str], None] | None) -> No
     listener = _listen(config.host, config.port)
     models = await start_models(config)
     try:
-        settings = uvicorn.Config(
-            app(models, config), log_level="warning", access_log=False, lifespan="off",
-            proxy_headers=bool(config.trusted_proxy), forwarded_allow_ips=list(config.trusted_proxy) or None,
-            server_header=False, h11_max_incomplete_event_size=HEADER_BYTES,
-            timeout_graceful_shutdown=config.limits.drain_seconds,
-        )  # fmt: skip
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}{config.root_path}"
         if not ipaddress.ip_address(host).is_loopback and config.api_key_file is None:
@@ -90,10 +85,21 @@ async def _serve(config: ServeConfig, ready: Callable[[str], None] | None) -> No
         say(f"serving {', '.join(model.name for model in models)} at {address}/v1")
         if ready is not None:
             ready(address)
+        settings = http_settings(app(models, config), config)
         await uvicorn.Server(settings).serve(sockets=[listener])
     finally:
         await close_models(models)
         listener.close()
+
+
+def http_settings(application: ASGIApp, config: ServeConfig) -> uvicorn.Config:
+    """How HTTP is spoken: whose forwarded headers are believed, how long requests may take to end."""
+    return uvicorn.Config(
+        application, log_level="warning", access_log=False, lifespan="off",
+        proxy_headers=bool(config.trusted_proxy), forwarded_allow_ips=list(config.trusted_proxy) or None,
+        server_header=False, h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_graceful_shutdown=config.limits.drain_seconds,
+    )  # fmt: skip
 
 
 def _listen(host: str, port: int) -> socket.socket:
