@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -50,23 +52,36 @@ class PostgreSQL:
     def run(self, program: str, *words: str) -> None:
         done = subprocess.run(
             [self.programs / program, "-D", self.data, *words],
-            cwd=self.folder, user=self.user, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, timeout=120,
+            cwd=self.folder, user=self.user, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=120,
         )  # fmt: skip
         if done.returncode:
-            log = self.folder / "log"
-            pytest.skip(f"{program} of pgserver does not run here: {log.read_text() if log.exists() else ''}")
+            pytest.skip(f"{program} of pgserver does not run here: {done.stderr[-2000:]}")
 
     def start(self) -> None:
-        options = f"-c listen_addresses='' -c max_connections=60 -k {self.folder}"
-        self.run("pg_ctl", "-w", "-o", options, "-l", str(self.folder / "log"), "start")
+        """As a child of ours, so that one that was killed is really gone when it starts again."""
+        options = ["-c", "listen_addresses=", "-c", "max_connections=60", "-k", str(self.folder)]
+        with open(self.folder / "log", "a") as log:
+            self.process = subprocess.Popen(
+                [self.programs / "postgres", "-D", self.data, *options],
+                cwd=self.folder, user=self.user, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        ready = [self.programs / "pg_isready", "-q", "-h", self.folder]
+        for _ in range(600):
+            if subprocess.run(ready).returncode == 0:
+                return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        pytest.skip(f"pgserver's PostgreSQL does not start here: {(self.folder / 'log').read_text()[-2000:]}")
 
     def crash(self) -> None:
-        """SIGKILL to the server and all its processes at once: what was not on disk is gone."""
-        number = int((self.data / "postmaster.pid").read_text().split()[0])
-        children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
-        for process in [number, *map(int, children)]:
-            os.kill(process, signal.SIGKILL)
+        """SIGKILL to the server and its processes: what it had not made durable is gone."""
+        helpers = psutil.Process(self.process.pid).children(recursive=True)
+        for process in [self.process, *helpers]:
+            process.kill()
+        self.process.wait()
+        psutil.wait_procs(helpers, timeout=30)
 
     def database(self) -> str:
         """The URL of a fresh database."""
@@ -78,7 +93,8 @@ class PostgreSQL:
         return f"postgresql://postgres@/{name}?host={self.folder}"
 
     def stop(self) -> None:
-        self.run("pg_ctl", "-w", "-m", "immediate", "stop")
+        self.process.send_signal(signal.SIGQUIT)  # leave at once
+        self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_a_vote_is_read_back_with_all_that_a_rating_needs(store: Store, fight: F
     assert (row.model_a, row.model_b, row.winner, row.time) == ("amber-1", "birch-2", "model_b", 1234.5)
     assert (row.probability, row.voter, row.category, row.prompt) == (0.5, "1", "spinning", str(pair.cluster))
     assert (row.weights_a, row.weights_b) == (("w-a",), ("w-b",))
-    assert dict((name, (a, b)) for name, a, b in row.style) == {
+    assert {name: (a, b) for name, a, b in row.style} == {
         "tokens": (5, 3), "headers": (0, 0), "lists": (0, 0), "bold": (0, 1)
     }  # fmt: skip
     assert store.verify(vote.head).ok
@@ -47,8 +48,8 @@ def test_a_battle_of_many_turns_counts_them_all(store: Store, fight: Fight) -> N
     store.vote(pair.id, "tie")
     [row] = store.battles()
     assert row.weights_a == ("w-a", "w-a2")
-    assert dict((name, (a, b)) for name, a, b in row.style)["tokens"] == (45, 7)
-    assert dict((name, (a, b)) for name, a, b in row.style)["lists"] == (0, 2)
+    assert {name: (a, b) for name, a, b in row.style}["tokens"] == (45, 7)
+    assert {name: (a, b) for name, a, b in row.style}["lists"] == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -167,23 +168,14 @@ def test_boards_of_the_past_are_the_same_rows_again(store: Store, fight: Fight) 
 
 
 def test_threads_and_a_second_handle_write_one_chain(store: Store, address: str, fight: Fight) -> None:
-    failures: list[BaseException] = []
-
     def work(handle: Store, start: int) -> None:
-        try:
-            for number in range(4):
-                pair = fight(handle, f"Thread {start} asks its question number {number}")
-                handle.vote(pair.id, "tie")
-        except BaseException as error:
-            failures.append(error)
+        for number in range(4):
+            pair = fight(handle, f"Thread {start} asks its question number {number}")
+            handle.vote(pair.id, "tie")
 
-    with Store.open(address) as other:
-        threads = [threading.Thread(target=work, args=(h, n)) for n, h in enumerate([store, other] * 3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not failures
+    with Store.open(address) as other, ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(work, h, n) for n, h in enumerate([store, other] * 3)]:
+            done.result()
     found = store.verify()
     assert found.ok and found.votes == 24
 
@@ -210,19 +202,19 @@ def test_two_who_vote_at_once_leave_one_vote(store: Store, fight: Fight) -> None
 
 def test_the_database_itself_refuses_to_change_a_vote(store: Store, fight: Fight) -> None:
     store.vote(fight(store).id, "tie")
-    columns = "kind, subject, recorded, body, previous, hash"
+    rest = "subject, recorded, body, previous, hash FROM arena_log"
     for statement in (
         "UPDATE arena_log SET body = '{}' WHERE seq = 2",
         "DELETE FROM arena_log WHERE seq = 2",
-        "INSERT INTO arena_log SELECT 9, 'x', subject, recorded, body, previous, hash FROM arena_log WHERE seq=2",
-        "INSERT INTO arena_log SELECT 3, 'x', subject, recorded, body, previous, hash FROM arena_log WHERE seq=2",
+        f"INSERT INTO arena_log SELECT 9, 'x', {rest} WHERE seq = 2",
+        f"INSERT INTO arena_log SELECT 3, 'x', {rest} WHERE seq = 2",
         "UPDATE arena_contents SET body = 'x' WHERE id = 1",
         "DELETE FROM arena_contents",
         "UPDATE arena_turns SET weights = 'x'",
         "UPDATE arena_battles SET model_a = model_b",
         "DELETE FROM arena_conversations",
         "TRUNCATE arena_log" if not store.database.sqlite else "DELETE FROM arena_log",
-        f"INSERT OR REPLACE INTO arena_log (seq, {columns}) SELECT seq, {columns} FROM arena_log WHERE seq = 2"
+        f"INSERT OR REPLACE INTO arena_log SELECT seq, kind, {rest} WHERE seq = 2"
         if store.database.sqlite
         else "TRUNCATE arena_contents CASCADE",
     ):

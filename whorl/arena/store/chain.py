@@ -55,7 +55,7 @@ def append(connection: Connection, kind: str, subject: str, body: dict[str, Any]
         sa.select(log.c.seq, log.c.hash, log.c.recorded).order_by(log.c.seq.desc()).limit(1)
     ).first()
     seq, previous, last = (row.seq, row.hash, row.recorded) if row else (0, "", 0)
-    entry = {
+    entry: dict[str, Any] = {
         "seq": seq + 1,
         "kind": kind,
         "subject": subject,

@@ -152,7 +152,8 @@ def _turns(connection: Connection, subjects: Sequence[str]) -> dict[str, list[Ro
         .order_by(turns.c.id)
     )  # fmt: skip
     found: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(query):
+    rows: Sequence[Row[Any]] = connection.execute(query).all()
+    for row in rows:
         found.setdefault(row.conversation, []).append(row)
     return found
 
