@@ -66,8 +66,9 @@ class Database:
             with self.faults(), self.engine.begin() as connection:
                 yield connection
             return
-        with self._turnstile, self.faults(), self.engine.connect() as connection:
-            with connection.execution_options(whorl_begin="BEGIN IMMEDIATE").begin():
+        with self._turnstile, self.faults(), self.engine.connect() as bare:
+            connection = bare.execution_options(whorl_begin="BEGIN IMMEDIATE")
+            with connection.begin():
                 yield connection
 
     def lock(self, connection: Connection, name: int) -> None:

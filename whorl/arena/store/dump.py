@@ -42,7 +42,7 @@ def write_dump(connection: Connection, folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} exists; give a new name, a backup is never written over")
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.mkdir(parents=True, mode=0o700)  # it holds what people said
     try:
         manifest = {
             "format": FORMAT,
@@ -71,8 +71,8 @@ def _tables(connection: Connection) -> list[sa.Table]:
 
 def _write_table(connection: Connection, table: sa.Table, folder: Path) -> dict[str, Any]:
     digest, rows = hashlib.sha256(), 0
-    found = connection.execution_options(yield_per=AT_ONCE).execute(
-        sa.select(table).order_by(*table.primary_key.columns)
+    found = connection.execute(
+        sa.select(table).order_by(*table.primary_key.columns), execution_options={"yield_per": AT_ONCE}
     )
     with open(folder / f"{table.name}.jsonl", "wb") as file:
         for row in found:
@@ -98,10 +98,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_dump(folder: Path) -> dict[str, Any]:
-    """Read everything back from disk: hashes, counts, and the chain. The manifest; DataError with
-    file and place where something is not as it was written."""
+    """Read everything back from disk: hashes, counts, and the chain. The manifest, and in it how many
+    `votes` there are; DataError with file and place where something is not as it was written."""
     manifest = read_manifest(folder)
-    previous, seq = "", 0
+    previous, seq, votes = "", 0, 0
     for name, table in manifest["tables"].items():
         digest, count = hashlib.sha256(), 0
         for number, line in _lines(folder / f"{name}.jsonl"):
@@ -112,12 +112,12 @@ def check_dump(folder: Path) -> dict[str, Any]:
                 wanted = row.pop("hash")
                 if row["previous"] != previous or row["seq"] != seq + 1 or chain.entry_hash(**row) != wanted:
                     raise DataError(f"{folder / name}.jsonl:{number}: the chain of votes breaks here")
-                previous, seq = wanted, row["seq"]
+                previous, seq, votes = wanted, row["seq"], votes + (row["kind"] == "vote")
         if digest.hexdigest() != table["sha256"] or count != table["rows"]:
             raise DataError(f"{folder / name}.jsonl is not as it was written; use another backup")
     if str(Head(seq, previous)) != manifest["head"]:
         raise DataError(f"{folder}: the chain of votes ends at {seq}, the manifest says {manifest['head']}")
-    return manifest
+    return {**manifest, "votes": votes}
 
 
 def load_dump(connection: Connection, folder: Path, manifest: dict[str, Any]) -> None:

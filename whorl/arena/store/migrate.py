@@ -39,7 +39,7 @@ def migrate(
             database.path.parent.mkdir(parents=True, exist_ok=True)
         use_write_ahead_log(database)
     config = alembic_config(revisions)
-    wanted = _resolve(config, target)
+    wanted = resolve(config, target)
     with database.read() as connection:
         if revision(connection) == wanted:
             return None
@@ -48,13 +48,18 @@ def migrate(
         current = revision(connection)
         if current == wanted:
             return None  # another process was first
-        _refuse_what_is_not_ours(database, connection, current, config)
+        refuse_what_is_not_ours(database, connection, current, config)
         backup = _back_up(database, connection, current, wanted, backups) if current else None
-        config.attributes["connection"] = connection
-        command.upgrade(config, target)
+        upgrade(connection, config, target)
         if revision(connection) != wanted:
             raise FaultError(f"store {database}: the migration to {wanted} did not take place")
     return backup
+
+
+def upgrade(connection: Connection, config: Config, target: str) -> None:
+    """Run the revisions up to `target` inside the connection's transaction."""
+    config.attributes["connection"] = connection
+    command.upgrade(config, target)
 
 
 def alembic_config(revisions: Sequence[Path] = ()) -> Config:
@@ -73,15 +78,21 @@ def _escaped(path: Path) -> str:
 
 def newest(revisions: Sequence[Path] = ()) -> str:
     """The revision this code reads and writes."""
-    return _resolve(alembic_config(revisions), "head")
+    return resolve(alembic_config(revisions), "head")
 
 
-def _resolve(config: Config, target: str) -> str:
+def resolve(config: Config, target: str) -> str:
     script = ScriptDirectory.from_config(config)
     name = script.get_current_head() if target == "head" else script.get_revision(target).revision
     if name is None:
         raise FaultError(f"no migrations in {MIGRATIONS}; install whorl again")
     return name
+
+
+def known_revisions(config: Config | None = None) -> set[str]:
+    """All revisions that this code can read."""
+    script = ScriptDirectory.from_config(config or alembic_config())
+    return {found.revision for found in script.walk_revisions()}
 
 
 def revision(connection: Connection) -> str | None:
@@ -98,12 +109,11 @@ def refusal(where: object, found: str) -> InputError:
     )
 
 
-def _refuse_what_is_not_ours(
+def refuse_what_is_not_ours(
     database: Database, connection: Connection, current: str | None, config: Config
 ) -> None:
     if current is not None:
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if current not in known:
+        if current not in known_revisions(config):
             raise refusal(database, current)
         return
     tables = set(sa.inspect(connection).get_table_names())

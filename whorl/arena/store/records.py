@@ -53,6 +53,7 @@ class Conversation:
     consent: Consent
     started: float
     erased: float | None = None
+    tools: tuple[dict[str, Any], ...] = ()  # what the models may call, in OpenAI's form
 
 
 @dataclass(frozen=True, kw_only=True)

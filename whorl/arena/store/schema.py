@@ -79,6 +79,7 @@ conversations = Table(
     Column("person", BigInteger, ForeignKey("arena_people.id"), nullable=False),
     Column("kind", String, nullable=False),
     Column("consent", String, nullable=False),
+    Column("tools", BigInteger),  # of arena_contents: what the models may call
     Column("prompt", BigInteger),  # of arena_prompts, until no conversation needs that any more
     Column("started", BigInteger, nullable=False),
     Column("erased", BigInteger),

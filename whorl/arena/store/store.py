@@ -24,8 +24,20 @@ from whorl.arena.store import chain, preferences, prompts, talks, verification, 
 from whorl.arena.store.database import CHAIN, PROMPTS, Database
 from whorl.arena.store.migrate import migrate, newest, refusal
 from whorl.arena.store.records import (
-    ROLES, BattleVote, Consent, Conversation, Head, Model, Pairing, Person, Preference, Role, Side, Turn,
-    Vote, Winner,
+    ROLES,
+    BattleVote,
+    Consent,
+    Conversation,
+    Head,
+    Model,
+    Pairing,
+    Person,
+    Preference,
+    Role,
+    Side,
+    Turn,
+    Vote,
+    Winner,
 )  # fmt: skip
 from whorl.arena.store.schema import VERSION_TABLE, conversations, log, models, people
 from whorl.base.errors import InputError
@@ -187,13 +199,21 @@ class Store:
 
     # -- conversations -----------------------------------------------------------------------------
 
-    def start_chat(self, person: int, opening: Sequence[Message], *, consent: Consent) -> str:
+    def start_chat(
+        self,
+        person: int,
+        opening: Sequence[Message],
+        *,
+        consent: Consent,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """A conversation with one model, seen by name; its id. `opening` is what comes before the
-        first reply: a system message if there is one, and the person's."""
+        first reply: a system message if there is one, and the person's. `tools` are what the model may
+        call, in OpenAI's form."""
         prompt = prompts.prepare(opening)
         with self._write(PROMPTS) as connection:
             place = self._place(connection, prompt, "train") if consent == "train" else None
-            number = talks.begin(connection, person, "chat", consent, place)
+            number = talks.begin(connection, person, "chat", consent, place, tools)
             for message in opening:
                 talks.say(connection, number, message)
         return number
@@ -208,12 +228,13 @@ class Store:
         probability: float,
         consent: Consent,
         category: str = "",
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> Pairing:
         """A conversation with two unnamed models. `probability` is that with which this pair was drawn."""
         prompt = prompts.prepare(opening)
         with self._write(PROMPTS) as connection:
             place = self._place(connection, prompt, None)
-            number = talks.begin(connection, person, "battle", consent, place)
+            number = talks.begin(connection, person, "battle", consent, place, tools)
             pair = talks.begin_battle(connection, number, (model_a, model_b), probability, category, place)
             for message in opening:
                 talks.say(connection, number, message)
@@ -254,7 +275,7 @@ class Store:
 
     def conversations(self, *, person: int | None = None, kind: str | None = None) -> list[Conversation]:
         """Heads of conversations, the newest first."""
-        query = sa.select(conversations).order_by(conversations.c.started.desc(), conversations.c.id)
+        query = talks.heads().order_by(conversations.c.started.desc(), conversations.c.id)
         if person is not None:
             query = query.where(conversations.c.person == person)
         if kind is not None:

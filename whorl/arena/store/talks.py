@@ -19,7 +19,12 @@ from whorl.base.nouns import Message
 
 
 def begin(
-    connection: Connection, person: int, kind: str, consent: Consent, place: prompts.Place | None
+    connection: Connection,
+    person: int,
+    kind: str,
+    consent: Consent,
+    place: prompts.Place | None,
+    tools: Sequence[Mapping[str, Any]],
 ) -> str:
     """A new conversation's id: random, since it stands in addresses of pages."""
     check_consent(consent)
@@ -29,6 +34,10 @@ def begin(
     row = {"id": number, "person": person, "kind": kind, "consent": consent}
     row |= {"prompt": place.prompt if place else None, "started": chain.microseconds(time.time())}
     connection.execute(sa.insert(conversations).values(row))
+    if tools:
+        kept = chain.add_content(connection, number, {"tools": [dict(tool) for tool in tools]}, "tools")
+        this = conversations.c.id == number
+        connection.execute(sa.update(conversations).where(this).values(tools=kept))
     return number
 
 
@@ -138,11 +147,19 @@ def hold(connection: Connection, conversation: str) -> Conversation:
 
 
 def head(connection: Connection, conversation: str, *, hold: bool = False) -> Conversation:
-    query = sa.select(conversations).where(conversations.c.id == conversation)
-    row = connection.execute(query.with_for_update() if hold else query).first()
+    query = heads().where(conversations.c.id == conversation)
+    row = connection.execute(query.with_for_update(of=conversations) if hold else query).first()
     if row is None:
         raise InputError(f"conversation {conversation!r} is not in the store")
     return as_conversation(row)
+
+
+def heads() -> sa.Select[Any]:
+    """Conversations with the text of their tools."""
+    tools = contents.alias()
+    return sa.select(conversations, tools.c.body.label("tools_body")).outerjoin(
+        tools, tools.c.id == conversations.c.tools
+    )
 
 
 def as_conversation(row: Row[Any]) -> Conversation:
@@ -150,6 +167,7 @@ def as_conversation(row: Row[Any]) -> Conversation:
     return Conversation(
         id=row.id, person=row.person, kind=row.kind, consent=row.consent,
         started=chain.seconds(row.started), erased=erased,
+        tools=tuple(json.loads(row.tools_body)["tools"]) if row.tools_body else (),
     )  # fmt: skip
 
 

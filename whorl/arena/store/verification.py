@@ -33,7 +33,7 @@ class Verification:
         return not self.problem
 
 
-class _Broken(Exception):
+class _BrokenRowError(Exception):
     """The first bad row, in words."""
 
 
@@ -62,7 +62,7 @@ def verify(
         _check_end(end, wanted)
         _check_consents(connection, consents)
         _check_unvoted(connection, erased)
-    except _Broken as error:
+    except _BrokenRowError as error:
         problem = str(error)
     return Verification(entries=end.seq, votes=votes, erased=len(erased), head=end, problem=problem)
 
@@ -81,25 +81,27 @@ def _pages(connection: Connection) -> Iterator[Sequence[Row[Any]]]:
 def _next(row: Row[Any], end: Head, wanted: Head | None) -> Head:
     """The head with `row` on it."""
     if row.seq > end.seq + 1:
-        raise _Broken(f"row {end.seq + 1} of the log is missing")
+        raise _BrokenRowError(f"row {end.seq + 1} of the log is missing")
     if row.seq != end.seq + 1:
-        raise _Broken(f"row {row.seq} of the log was put in before its first")
+        raise _BrokenRowError(f"row {row.seq} of the log was put in before its first")
     if row.hash != chain.entry_hash(row.seq, row.kind, row.subject, row.recorded, row.body, row.previous):
-        raise _Broken(f"row {row.seq} of the log ({row.kind} {row.subject}) was changed")
+        raise _BrokenRowError(f"row {row.seq} of the log ({row.kind} {row.subject}) was changed")
     if row.previous != end.hash:
-        raise _Broken(f"row {row.seq} of the log ({row.kind} {row.subject}) does not follow row {end.seq}")
+        raise _BrokenRowError(
+            f"row {row.seq} of the log ({row.kind} {row.subject}) does not follow row {end.seq}"
+        )
     if row.seq == 1 and row.kind != "open":
-        raise _Broken("row 1 of the log is not its opening")
+        raise _BrokenRowError("row 1 of the log is not its opening")
     if wanted is not None and row.seq == wanted.seq and row.hash != wanted.hash:
-        raise _Broken(f"row {row.seq} of the log is not the one whose hash was written down")
+        raise _BrokenRowError(f"row {row.seq} of the log is not the one whose hash was written down")
     return Head(row.seq, row.hash)
 
 
 def _check_end(end: Head, wanted: Head | None) -> None:
     if end.seq == 0:
-        raise _Broken("row 1 of the log is missing")
+        raise _BrokenRowError("row 1 of the log is missing")
     if wanted is not None and end.seq < wanted.seq:
-        raise _Broken(
+        raise _BrokenRowError(
             f"row {end.seq + 1} of the log is missing: it ends there, and {wanted.seq} were written down"
         )
 
@@ -112,33 +114,35 @@ def _check_votes(
 ) -> None:
     subjects = [row.subject for row in votes]
     known = {row.id: row for row in connection.execute(sa.select(battles).where(battles.c.id.in_(subjects)))}
-    said = _turns(connection, subjects)
+    said, tools = _turns(connection, subjects), _tools(connection, subjects)
     for row in votes:
         body, where = json.loads(row.body), f"row {row.seq} of the log (vote {row.subject})"
         battle = known.get(row.subject)
         if battle is None:
-            raise _Broken(f"{where}: its battle is missing")
+            raise _BrokenRowError(f"{where}: its battle is missing")
         for name in FACTS:
             if getattr(battle, name) != body[name]:
-                raise _Broken(f"{where}: {name} of its battle was changed")
+                raise _BrokenRowError(f"{where}: {name} of its battle was changed")
         consents.setdefault(row.subject, body["consent"])
+        if tools.get(row.subject) != body["tools"]:
+            raise _BrokenRowError(f"{where}: the tools of its conversation were changed")
         found = said.get(row.subject, [])
         for number, listed in enumerate(body["turns"]):
             if number >= len(found) or found[number].id != listed[0]:
-                raise _Broken(f"{where}: turn {listed[0]} is missing")
+                raise _BrokenRowError(f"{where}: turn {listed[0]} is missing")
             turn = found[number]
             if [turn.side, turn.role, turn.digest, turn.trace_digest] != listed[1:]:
-                raise _Broken(f"{where}: turn {turn.id} was changed")
+                raise _BrokenRowError(f"{where}: turn {turn.id} was changed")
             gone = row.subject in erased
             _check_content(f"{where}: the message of turn {turn.id}", turn.digest, turn.salt, turn.body, gone)
             if turn.trace_digest is not None:
                 trace = (turn.trace_digest, turn.trace_salt, turn.trace_body)
                 _check_content(f"{where}: the trace of turn {turn.id}", *trace, gone)
         if len(found) > len(body["turns"]):
-            raise _Broken(f"{where}: turn {found[len(body['turns'])].id} was put in")
+            raise _BrokenRowError(f"{where}: turn {found[len(body['turns'])].id} was put in")
 
 
-def _turns(connection: Connection, subjects: Sequence[str]) -> dict[str, list[Row[Any]]]:
+def _turns(connection: Connection, subjects: Sequence[str]) -> dict[str, list[Any]]:
     traces = contents.alias()
     query = (
         sa.select(
@@ -151,21 +155,31 @@ def _turns(connection: Connection, subjects: Sequence[str]) -> dict[str, list[Ro
         .where(turns.c.conversation.in_(subjects))
         .order_by(turns.c.id)
     )  # fmt: skip
-    found: dict[str, list[Row[Any]]] = {}
-    rows: Sequence[Row[Any]] = connection.execute(query).all()
-    for row in rows:
+    found: dict[str, list[Any]] = {}
+    for row in connection.execute(query):
         found.setdefault(row.conversation, []).append(row)
+    return found
+
+
+def _tools(connection: Connection, subjects: Sequence[str]) -> dict[str, str]:
+    """Conversation → digest of its tools."""
+    query = sa.select(conversations.c.id, contents.c.digest, contents.c.salt, contents.c.body)
+    query = query.join(contents, contents.c.id == conversations.c.tools)
+    found = {}
+    for row in connection.execute(query.where(conversations.c.id.in_(subjects))):
+        whole = row.body is None or _fits(row.digest, row.salt or "", row.body)
+        found[row.id] = row.digest if whole else ""
     return found
 
 
 def _check_content(what: str, digest: str, salt: str | None, body: str | None, erased: bool) -> None:
     if salt is None or body is None:
         if not erased:
-            raise _Broken(f"{what} is gone, and the log knows of no erasure")
+            raise _BrokenRowError(f"{what} is gone, and the log knows of no erasure")
     elif erased:
-        raise _Broken(f"{what} is there, and the log says that it was erased")
+        raise _BrokenRowError(f"{what} is there, and the log says that it was erased")
     elif not _fits(digest, salt, body):
-        raise _Broken(f"{what}, or its salt, was changed")
+        raise _BrokenRowError(f"{what}, or its salt, was changed")
 
 
 def _fits(digest: str, salt: str, body: str) -> bool:
@@ -179,7 +193,9 @@ def _check_consents(connection: Connection, consents: dict[str, str]) -> None:
     """A conversation with a vote, or whose consent was ever changed, has the consent the log says."""
     for row in connection.execute(sa.select(conversations.c.id, conversations.c.consent)):
         if row.consent != consents.get(row.id, row.consent):
-            raise _Broken(f"conversation {row.id} has consent {row.consent}; the log says {consents[row.id]}")
+            raise _BrokenRowError(
+                f"conversation {row.id} has consent {row.consent}; the log says {consents[row.id]}"
+            )
 
 
 def _check_unvoted(connection: Connection, erased: set[str]) -> None:

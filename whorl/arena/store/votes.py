@@ -14,7 +14,16 @@ from sqlalchemy.engine import Connection
 from whorl.arena.store import chain, prompts, talks
 from whorl.arena.store.naming import names_itself
 from whorl.arena.store.records import (
-    CONSENTS, WINNERS, BattleVote, Consent, Head, Pairing, Purpose, Turn, Vote, Winner,
+    CONSENTS,
+    WINNERS,
+    BattleVote,
+    Consent,
+    Head,
+    Pairing,
+    Purpose,
+    Turn,
+    Vote,
+    Winner,
 )  # fmt: skip
 from whorl.arena.store.schema import contents, conversations, log, models, turns
 from whorl.arena.store.style import style_counts
@@ -53,7 +62,7 @@ def cast(
         "battle": battle, "model_a": pair.model_a, "model_b": pair.model_b, "winner": winner, "time": when,
         "probability": pair.probability, "voter": held.person, "category": pair.category,
         "cluster": pair.cluster, "purpose": pair.purpose, "consent": held.consent, "reason": reason,
-        "turns": _covered(connection, battle),
+        "turns": _covered(connection, battle), "tools": tools_digest(connection, battle),
     }  # fmt: skip
     for side in ("a", "b"):
         replies = [turn for turn in said if turn.side == side and _is_reply(turn)]
@@ -105,6 +114,12 @@ def _covered(connection: Connection, battle: str) -> list[list[Any]]:
         .order_by(turns.c.id)
     )
     return [list(row) for row in connection.execute(query)]
+
+
+def tools_digest(connection: Connection, conversation: str) -> str | None:
+    query = sa.select(contents.c.digest).join(conversations, conversations.c.tools == contents.c.id)
+    digest: str | None = connection.execute(query.where(conversations.c.id == conversation)).scalar()
+    return digest
 
 
 # -- consent and erasure ---------------------------------------------------------------------------
@@ -164,7 +179,7 @@ def read_votes(
     )
     if until is not None:
         query = query.where(log.c.recorded <= until)
-    for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query):
+    for row in connection.execute(query, execution_options={"yield_per": ROWS_AT_ONCE}):
         vote = as_vote(row.seq, chain.parse_body(row.body, f"log row {row.seq}"), changes)
         if category is not None and vote.category != category:
             continue

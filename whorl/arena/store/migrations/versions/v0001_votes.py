@@ -65,6 +65,7 @@ def create_conversations() -> None:
         sa.Column("person", sa.BigInteger, sa.ForeignKey("arena_people.id"), nullable=False),
         sa.Column("kind", sa.String, nullable=False),
         sa.Column("consent", sa.String, nullable=False),
+        sa.Column("tools", sa.BigInteger),
         sa.Column("prompt", sa.BigInteger),
         sa.Column("started", sa.BigInteger, nullable=False),
         sa.Column("erased", sa.BigInteger),
