@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,9 +17,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
+from whorl.arena.store.group_commit import GroupCommit
 from whorl.base.errors import DataError, FaultError, InputError
+from whorl.base.progress import say
 
 BUSY_SECONDS = 60  # how long a writer waits for the others
+SCRUB_SECONDS = 5  # how long an erasure waits for readers
 DIALECTS = ("sqlite", "postgresql")
 
 # Names of PostgreSQL's advisory locks: numbers that nobody else should use in this database.
@@ -30,9 +32,8 @@ CHAIN, PROMPTS, SCHEMA = 0x77686F726C01, 0x77686F726C02, 0x77686F726C03
 class Database:
     """A store's database. `read` and `write` give a connection inside a transaction.
 
-    SQLite has one writer at a time, and `write` makes threads of this process wait for each other
-    before they ask for its lock, since those who wait there are served in no order. In PostgreSQL
-    writers go side by side but for what they `lock`.
+    SQLite has one writer at a time: the threads of a process share commits (see `group_commit`). In
+    PostgreSQL writers go side by side but for what they `lock`.
     """
 
     def __init__(self, address: str | Path) -> None:
@@ -40,7 +41,7 @@ class Database:
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.path = Path(self.url.database or "") if self.sqlite else None
         self.engine = _sqlite_engine(self.url) if self.sqlite else _postgresql_engine(self.url)
-        self._turnstile = threading.Lock()
+        self._group = GroupCommit(self.engine, whorl_begin="BEGIN IMMEDIATE")
 
     def __str__(self) -> str:
         return str(self.path) if self.path else self.url.render_as_string(hide_password=True)
@@ -62,14 +63,8 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction; when the block has ended well, what it wrote is on disk."""
-        if not self.sqlite:
-            with self.faults(), self.engine.begin() as connection:
-                yield connection
-            return
-        with self._turnstile, self.faults(), self.engine.connect() as bare:
-            connection = bare.execution_options(whorl_begin="BEGIN IMMEDIATE")
-            with connection.begin():
-                yield connection
+        with self.faults(), self._group.write() if self.sqlite else self.engine.begin() as connection:
+            yield connection
 
     def lock(self, connection: Connection, name: int) -> None:
         """Be the only one under `name` (CHAIN, PROMPTS or SCHEMA) until the transaction ends.
@@ -79,12 +74,19 @@ class Database:
 
     def scrub(self) -> None:
         """Take what was erased out of the files as well, as far as the database lets us."""
-        with self.faults(), self.engine.connect() as connection:
-            if self.sqlite:  # secure_delete wrote zeros into the pages; now the log of pages goes
-                connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            else:
+        if not self.sqlite:
+            with self.faults(), self.engine.connect() as connection:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.execute(sa.text("VACUUM arena_contents"))
+            return
+        # secure_delete wrote zeros into the pages; now the log of pages goes, once nobody reads it.
+        with self._group.lock, self.faults(), self.engine.connect() as connection:
+            raw = connection.connection.cursor()
+            raw.execute(f"PRAGMA busy_timeout={SCRUB_SECONDS * 1000}")
+            busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            raw.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+        if busy:
+            say(f"store {self}: others are reading; what was erased leaves {self.path}-wal when they end")
 
     @contextmanager
     def faults(self) -> Iterator[None]:
