@@ -114,17 +114,33 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.database()
 
 
-@pytest.fixture
-def store(address: str, tmp_path: Path) -> Iterator[Store]:
+def populated(address: str) -> Store:
     """A store with two models and one person (number 1), where every prompt rates."""
-    with Store.open(address, train_share=0.0, backups=tmp_path / "backups") as made:
-        for name in ("amber-1", "birch-2"):
-            made.add_model(name)
-        made.add_person("ann")
+    made = Store.open(address, train_share=0.0)
+    for name in ("amber-1", "birch-2"):
+        made.add_model(name)
+    made.add_person("ann")
+    return made
+
+
+@pytest.fixture
+def store(address: str) -> Iterator[Store]:
+    with populated(address) as made:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store that a file's tests share: each adds to it, or leaves it as it was."""
+    if request.param == "sqlite":
+        address = str(tmp_path_factory.mktemp("shared") / "arena.sqlite")
+    else:
+        address = request.getfixturevalue("postgresql").database()
+    with populated(address) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
 def fight() -> Callable[..., Pairing]:
     """A battle with both answers in, ready for its vote."""
 

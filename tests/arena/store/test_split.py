@@ -80,7 +80,7 @@ def test_the_share_is_kept(tmp_path: Path, share: float, side: str) -> None:
         assert {begin(store, f"Question {n} {n * n} {WORDS[n]}").purpose for n in range(12)} == {side}
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.integers(0, 2**32 - 1))
 def test_no_prompt_that_trains_is_similar_to_one_that_rates(
     tmp_path_factory: pytest.TempPathFactory, seed: int

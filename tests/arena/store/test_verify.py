@@ -3,51 +3,53 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from whorl.arena.store import Pairing, Store, chain
+from whorl.arena.store import Head, Pairing, Store, Verification, chain
+from whorl.arena.store.verification import verify
 from whorl.base.errors import InputError
 from whorl.base.nouns import Message
 
 Fight = Callable[..., Pairing]
 
 
-def tamper(store: Store, *statements: str) -> None:
-    """Run SQL as one may who owns the database: without triggers and foreign keys."""
-    if store.database.path is not None:
-        with sqlite3.connect(store.database.path) as connection:
-            for (name,) in connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-            ).fetchall():
-                connection.execute(f"DROP TRIGGER {name}")
-            for statement in statements:
-                connection.execute(statement)
-        connection.close()
-        return
-    with store.database.engine.begin() as connection:
-        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+def verified(store: Store, *statements: str, head: Head | None = None) -> Verification:
+    """What `verify` says after SQL that one may run who owns the database, without triggers and foreign
+    keys; all of it is taken back."""
+    engine, sqlite = store.database.engine, store.database.sqlite
+    with engine.connect() as connection, connection.begin() as transaction:
+        if sqlite:
+            connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+            triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+            for name in connection.exec_driver_sql(triggers).scalars().all():
+                connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        else:
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
         for statement in statements:
-            connection.exec_driver_sql(statement.replace("%", "%%"))
+            connection.exec_driver_sql(statement if sqlite else statement.replace("%", "%%"))
+        found = verify(connection, head)
+        transaction.rollback()
+    return found
 
 
-@pytest.fixture
-def voted(store: Store, fight: Fight) -> Store:
-    """Five votes, rows 2 to 6 of the log; the fourth battle (row 5) is erased in row 7."""
-    pairs = [fight(store, f"Question {n} about {n * 7}") for n in range(4)]
-    pairs.append(fight(store, "One with a trace"))
+@pytest.fixture(scope="module")
+def voted(shared: Store, fight: Fight) -> Store:
+    """Five votes, rows 2 to 6 of the log; the fourth battle (row 5) is erased in row 7; then a chat."""
+    pairs = [fight(shared, f"Question {n} about {n * 7}") for n in range(4)]
+    pairs.append(fight(shared, "One with a trace"))
     reply = Message(role="assistant", content=("Traced.",))
     for side in ("a", "b"):
-        store.say(pairs[4].id, reply, side=side, trace={"token_ids": [1, 2]})  # type: ignore[arg-type]
+        shared.say(pairs[4].id, reply, side=side, trace={"token_ids": [1, 2]})  # type: ignore[arg-type]
     for pair in pairs:
-        store.vote(pair.id, "model_a")
-    store.erase(pairs[3].id)
-    assert store.verify().ok
-    return store
+        shared.vote(pair.id, "model_a")
+    shared.erase(pairs[3].id)
+    shared.start_chat(1, [Message(role="user", content=("Tell me of flax.",))], consent="train")
+    assert shared.verify().ok
+    return shared
 
 
 OTHER_BODY = 'REPLACE(body, \'"winner":"model_a"\', \'"winner":"model_b"\')'
@@ -63,7 +65,11 @@ CHANGES = [
     ("DELETE FROM arena_log WHERE seq = 1", "row 1 of the log is missing"),
     ("DELETE FROM arena_log", "row 1 of the log is missing"),
     ("INSERT INTO arena_log VALUES (0, 'vote', 'x', 0, '{}', '', 'h')", "row 0 of the log was put in"),
-    ("INSERT INTO arena_log VALUES (8, 'vote', 'x', 0, '{}', '', 'h')", "row 8 of the log"),
+    (
+        "INSERT INTO arena_log SELECT seq + 1, 'vote', 'x', 0, '{}', hash, 'h' FROM arena_log "
+        "ORDER BY seq DESC LIMIT 1",
+        "(vote x) was changed",
+    ),
     ("UPDATE arena_contents SET body = REPLACE(body, 'spindle', 'thread')", "row 2 of the log"),
     ("UPDATE arena_contents SET salt = '00000000000000000000000000000000' WHERE id = 2", "row 2 of the log"),
     ("UPDATE arena_contents SET salt = 'no hex' WHERE id = 2", "row 2 of the log"),
@@ -93,28 +99,27 @@ CHANGES = [
 
 @pytest.mark.parametrize(("change", "first"), CHANGES, ids=[change[:60] for change, _ in CHANGES])
 def test_a_change_is_found_and_its_row_named(voted: Store, change: str, first: str) -> None:
-    tamper(voted, change)
-    found = voted.verify()
+    found = verified(voted, change)
     assert not found.ok
     assert first in found.problem
     assert "\n" not in found.problem
+    assert verified(voted).ok
 
 
 def test_two_rows_in_each_others_place_are_found(voted: Store) -> None:
     swap = [(3, -1), (4, 3), (-1, 4)]
-    tamper(voted, *(f"UPDATE arena_log SET seq = {there} WHERE seq = {here}" for here, there in swap))
-    assert "row 3 of the log" in voted.verify().problem
+    moves = [f"UPDATE arena_log SET seq = {there} WHERE seq = {here}" for here, there in swap]
+    assert "row 3 of the log" in verified(voted, *moves).problem
 
 
 def test_a_row_put_in_with_a_right_hash_breaks_at_the_next(voted: Store) -> None:
     """Who knows how hashes are made can forge one row, and is found by the row after it."""
-    rows = log_rows(voted)
-    body = rows[2]["body"].replace('"winner":"model_a"', '"winner":"tie"')
-    hash_ = chain.entry_hash(3, "vote", rows[2]["subject"], rows[2]["recorded"], body, rows[2]["previous"])
-    quoted = body.replace("'", "''")
-    tamper(voted, f"UPDATE arena_log SET body = '{quoted}', hash = '{hash_}' WHERE seq = 3")
-    assert "row 4 of the log" in voted.verify().problem
-    assert "does not follow row 3" in voted.verify().problem
+    row = log_rows(voted)[2]
+    body = row["body"].replace('"winner":"model_a"', '"winner":"tie"')
+    forged = chain.entry_hash(3, "vote", row["subject"], row["recorded"], body, row["previous"])
+    change = f"UPDATE arena_log SET body = '{body}', hash = '{forged}' WHERE seq = 3"
+    assert "row 4 of the log" in verified(voted, change).problem
+    assert "does not follow row 3" in verified(voted, change).problem
 
 
 def test_a_cut_tail_or_a_new_chain_is_found_by_a_head_written_down(voted: Store, fight: Fight) -> None:
@@ -122,9 +127,9 @@ def test_a_cut_tail_or_a_new_chain_is_found_by_a_head_written_down(voted: Store,
         voted.vote(fight(voted, f"A late question {number} on {number * 7}").id, "tie")
     head = voted.head()
     assert voted.verify(str(head)).ok
-    tamper(voted, "DELETE FROM arena_log WHERE seq > 7")
-    assert voted.verify().ok  # nothing inside the database can tell
-    found = voted.verify(head)
+    cut = "DELETE FROM arena_log WHERE seq > 7"
+    assert verified(voted, cut).ok  # nothing inside the database can tell
+    found = verified(voted, cut, head=head)
     assert "row 8 of the log is missing" in found.problem
     assert found.head.seq == 7 and found.votes == 5
     other = head._replace(seq=4, hash="0" * 64)
@@ -134,14 +139,14 @@ def test_a_cut_tail_or_a_new_chain_is_found_by_a_head_written_down(voted: Store,
             voted.verify(wrong)
 
 
-def test_what_no_vote_covers_is_checked_too(store: Store) -> None:
-    opening = [Message(role="user", content=("Tell me of flax.",))]
-    store.start_chat(1, opening, consent="train")
-    assert store.verify().ok
-    tamper(store, "UPDATE arena_contents SET body = NULL, salt = NULL")
-    assert "content 1" in store.verify().problem and "no erasure" in store.verify().problem
-    tamper(store, "UPDATE arena_contents SET body = '{}', salt = '00'")
-    assert "content 1" in store.verify().problem and "was changed" in store.verify().problem
+FLAX = "WHERE conversation = (SELECT id FROM arena_conversations WHERE kind = 'chat')"
+
+
+def test_what_no_vote_covers_is_checked_too(voted: Store) -> None:
+    gone = verified(voted, f"UPDATE arena_contents SET body = NULL, salt = NULL {FLAX}")
+    assert "content " in gone.problem and "no erasure" in gone.problem
+    changed = verified(voted, f"UPDATE arena_contents SET body = '{{}}', salt = '00' {FLAX}")
+    assert "content " in changed.problem and "was changed" in changed.problem
 
 
 def log_rows(store: Store) -> list[dict[str, str]]:
@@ -165,7 +170,7 @@ def test_the_chain_is_the_formula(voted: Store) -> None:
 def test_verify_says_how_far_it_is(voted: Store) -> None:
     read: list[int] = []
     voted.verify(advance=read.append)
-    assert sum(read) == 7
+    assert sum(read) == voted.head().seq
 
 
 def test_a_file_cut_or_overwritten_is_one_line(tmp_path: Path, fight: Fight) -> None:

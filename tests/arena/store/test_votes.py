@@ -74,14 +74,14 @@ def test_a_battle_of_many_turns_counts_them_all(store: Store, fight: Fight) -> N
     ],
 )
 def test_a_mistake_is_refused_in_one_line_and_changes_nothing(
-    store: Store, fight: Fight, act: Callable[[Store, Pairing], object], said: str
+    shared: Store, fight: Fight, act: Callable[[Store, Pairing], object], said: str
 ) -> None:
-    pair = fight(store)
+    pair, before = fight(shared), shared.verify().votes
     with pytest.raises(InputError, match=said) as caught:
-        act(store, pair)
+        act(shared, pair)
     assert "\n" not in str(caught.value)
-    assert store.verify().ok
-    assert len(list(store.battles(rated=None))) <= 1
+    after = shared.verify()
+    assert after.ok and after.votes - before == shared.battle(pair.id).voted
 
 
 def test_a_battle_needs_two_known_models_and_both_answers(store: Store) -> None:
@@ -120,18 +120,18 @@ def test_a_battle_needs_two_known_models_and_both_answers(store: Store) -> None:
     ],
 )
 def test_a_reply_that_names_a_model_is_kept_and_not_rated(
-    store: Store, fight: Fight, reply: str, rated: bool
+    shared: Store, fight: Fight, reply: str, rated: bool
 ) -> None:
-    store.add_model("amber-1", aliases=["Loom Company", "base"])
-    pair = fight(store)
-    store.say(pair.id, said("user", "Who are you?"))
-    store.say(pair.id, said("assistant", reply), side="a")
-    store.say(pair.id, said("assistant", "Guess."), side="b")
-    vote = store.vote(pair.id, "model_a")
+    shared.add_model("amber-1", aliases=["Loom Company", "base"])
+    pair, before = fight(shared), len(list(shared.battles()))
+    shared.say(pair.id, said("user", "Who are you?"))
+    shared.say(pair.id, said("assistant", reply), side="a")
+    shared.say(pair.id, said("assistant", "Guess."), side="b")
+    vote = shared.vote(pair.id, "model_a")
     assert vote.rated is rated
-    assert len(list(store.battles())) == rated
-    [row] = store.battles(rated=None)
-    assert row.rated is rated and bool(row.reason) is not rated
+    assert len(list(shared.battles())) - before == rated
+    row = list(shared.battles(rated=None))[-1]
+    assert row.battle == pair.id and row.rated is rated and bool(row.reason) is not rated
 
 
 def test_consent_is_honoured_from_then_on_and_past_boards_stay(store: Store, fight: Fight) -> None:

@@ -77,7 +77,9 @@ class Database:
         if not self.sqlite:
             with self.faults(), self.engine.connect() as connection:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-                connection.execute(sa.text("VACUUM arena_contents"))
+                connection.execute(
+                    sa.text("VACUUM arena_contents, arena_people, arena_prompts, arena_prompt_keys")
+                )
             return
         # secure_delete wrote zeros into the pages; now the log of pages goes, once nobody reads it.
         with self._group.lock, self.faults(), self.engine.connect() as connection:
