@@ -320,6 +320,36 @@ def test_branches_of_a_chat_are_paths_by_parent(store: Store) -> None:
         store.say(other, said("assistant", "x"), side="a")
 
 
+def test_search_finds_words_in_ones_own_conversations(store: Store) -> None:
+    store.add_person("bob")
+    mine = store.start_chat(1, [said("user", 'The "role" of Flax:\n100% linen_cloth')], consent="none")
+    store.start_chat(2, [said("user", "flax of another")], consent="none")
+    reply = store.say(mine, said("assistant", "FLAX indeed."))
+    assert [turn.id for turn in store.search(1, "flax")] == [reply, reply - 2]
+    assert [turn.id for turn in store.search(1, "flax", limit=1)] == [reply]
+    for words, found in (
+        ('"role"', 1), ("role", 1), ("content", 0), ("100%", 1), ("10%", 0), ("linen_cloth", 1),
+        ("linen-cloth", 0), ("Flax:\n100", 1), ("\\n", 0),
+    ):  # fmt: skip
+        assert len(store.search(1, words)) == found, words
+    store.erase(mine)
+    assert store.search(1, "flax") == []
+    with pytest.raises(InputError, match="nothing to search for"):
+        store.search(1, " ")
+
+
+def test_a_message_that_is_too_long_is_refused(store: Store, fight: Fight) -> None:
+    pair, long = fight(store), "word " * 300_000
+    for act in (
+        lambda: store.say(pair.id, said("user", long)),
+        lambda: store.start_chat(1, [said("user", long)], consent="train"),
+    ):
+        with pytest.raises(InputError, match="1,500,000 characters long"):
+            act()
+    store.say(pair.id, said("assistant", "**a " * 200_000), side="a")  # is counted in no time
+    store.vote(pair.id, "model_b")
+
+
 def test_text_of_any_kind_comes_back_as_it_was(store: Store) -> None:
     text = "NUL \0, ünï, \u2028, 🧵, \\u0000, '\"; DROP TABLE arena_log; --"
     chat = store.start_chat(1, [said("user", text)], consent="none")

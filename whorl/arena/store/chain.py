@@ -26,6 +26,7 @@ from whorl.base.errors import DataError, InputError
 START = Head(0, "")
 MICRO = 1_000_000
 LARGEST_CONTENT = 64 << 20  # bytes of one message or trace, images included
+LARGEST_TEXT = 1 << 20  # characters of one message: more than any model here reads
 
 
 def canonical(value: Any) -> str:
@@ -84,6 +85,12 @@ def add_content(connection: Connection, conversation: str, value: dict[str, Any]
     row = {"conversation": conversation, "digest": content_digest(salt, body), "salt": salt, "body": body}
     number: int = connection.execute(sa.insert(contents).values(row).returning(contents.c.id)).scalar_one()
     return number
+
+
+def check_text(text: str, what: str) -> None:
+    if len(text) > LARGEST_TEXT:
+        size = f"{len(text):,} characters long, more than {LARGEST_TEXT:,}"
+        raise InputError(f"{what} is {size}; shorten it")
 
 
 def microseconds(seconds: float) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from whorl.arena.store.chain import check_text
 from whorl.arena.store.records import Purpose
 from whorl.arena.store.schema import conversations, prompt_bands, prompt_keys, prompts
 from whorl.base.errors import InputError
@@ -50,6 +51,7 @@ def prepare(messages: Sequence[Message]) -> Prompt:
     first = next((message for message in messages if message.role == "user"), None)
     if first is None:
         raise InputError("the opening has no user message; there is nothing to answer")
+    check_text(first.text, "user message")
     if first.images:
         return Prompt(keys=tuple(sorted({f"image:{image.digest}" for image in first.images})), sketch=None)
     from whorl.data.dedup import Sketch

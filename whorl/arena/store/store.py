@@ -283,6 +283,14 @@ class Store:
         with self.database.read() as connection:
             return [talks.as_conversation(row) for row in connection.execute(query)]
 
+    def search(self, person: int, words: str, *, limit: int = 50) -> list[Turn]:
+        """Turns of a person's conversations whose text holds `words`, the newest first. Case does not
+        count; in SQLite it does beyond ASCII."""
+        if not words.strip():
+            raise InputError("there is nothing to search for; give a word")
+        with self.database.read() as connection:
+            return talks.search(connection, person, words, limit)
+
     def battle(self, battle: str) -> Pairing:
         with self.database.read() as connection:
             return talks.pairing(connection, battle)

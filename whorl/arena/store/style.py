@@ -7,7 +7,8 @@ import re
 _CODE = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _HEADER = re.compile(r"^ {0,3}#{1,6}[ \t]+\S", re.MULTILINE)
 _ITEM = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+\S", re.MULTILINE)
-_BOLD = re.compile(r"(\*\*|__)(?=\S)[^\n]*?\S\1")
+# Bounded: a line of openings that nothing closes would cost the square of its length.
+_BOLD = re.compile(r"(\*\*|__)(?=\S)[^\n]{0,200}?\S\1")
 
 
 def style_counts(text: str, tokens: int | None = None) -> dict[str, int]:

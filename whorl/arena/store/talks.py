@@ -81,6 +81,7 @@ def say(
     trace: Mapping[str, Any] | None = None,
 ) -> int:
     """Add a turn behind `parent` (0: as a new beginning), or behind the last one; its number."""
+    chain.check_text(message.text, f"{message.role} message")
     held = hold(connection, conversation)
     if held.kind == "battle":
         pair = pairing(connection, conversation)
@@ -186,15 +187,34 @@ def pairing(connection: Connection, battle: str) -> Pairing:
 
 def read_turns(connection: Connection, conversation: str) -> list[Turn]:
     """All turns of a conversation, branches too, oldest first."""
+    query = _whole_turns().where(turns.c.conversation == conversation).order_by(turns.c.id)
+    return [as_turn(row) for row in connection.execute(query)]
+
+
+def _whole_turns() -> sa.Select[Any]:
+    """Turns with the texts of their messages and traces."""
     traces = contents.alias()
-    query = (
+    return (
         sa.select(turns, contents.c.body, traces.c.body.label("trace_body"))
         .join(contents, contents.c.id == turns.c.content)
         .outerjoin(traces, traces.c.id == turns.c.trace)
-        .where(turns.c.conversation == conversation)
-        .order_by(turns.c.id)
     )
-    return [as_turn(row) for row in connection.execute(query)]
+
+
+def search(connection: Connection, person: int, words: str, limit: int) -> list[Turn]:
+    """Turns of a person's conversations whose text holds `words`, the newest first."""
+    # As the words stand in JSON; what matches there by accident (a key, an escape) is sorted out below.
+    inside = json.dumps(words, ensure_ascii=False)[1:-1]
+    query = _whole_turns().join(conversations, conversations.c.id == turns.c.conversation)
+    query = query.where(conversations.c.person == person, contents.c.body.icontains(inside, autoescape=True))
+    found: list[Turn] = []
+    for row in connection.execute(query.order_by(turns.c.id.desc())):
+        turn = as_turn(row)
+        if turn.message is not None and words.casefold() in turn.message.text.casefold():
+            found.append(turn)
+        if len(found) == limit:
+            break
+    return found
 
 
 def as_turn(row: Row[Any]) -> Turn:
