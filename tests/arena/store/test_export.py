@@ -153,6 +153,17 @@ def test_a_reply_asked_for_again_is_not_learnt(training: Store, tmp_path: Path) 
     assert made.left_out == {"no reply that anybody wants": 1} and lonely
 
 
+def test_a_chat_whose_consent_was_taken_back_is_left_out(training: Store, tmp_path: Path) -> None:
+    for number, consent in enumerate(("none", "rate", "train")):
+        chat = training.start_chat(1, [said("user", f"Secret {number} of {number * 7}")], consent="train")
+        training.say(chat, said("assistant", "I keep it."))
+        training.set_consent(chat, consent)  # type: ignore[arg-type]
+    made = export(training, tmp_path / "out")
+    assert made.left_out == {"consent is none": 1, "consent is rate": 1}
+    [kept] = read_conversations(tmp_path / "out" / "conversations.jsonl")
+    assert kept.messages[0].text == "Secret 2 of 14"
+
+
 def test_tools_and_their_calls_come_along(training: Store, tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "weigh", "parameters": {"type": "object"}}}
     chat = training.start_chat(1, [said("user", "How heavy?")], consent="train", tools=[tool])

@@ -117,6 +117,28 @@ def test_one_who_fails_takes_nobody_along(tmp_path: Path) -> None:
         assert {talk.id for talk in store.conversations()} == {one for one in made if one}
 
 
+def test_who_shares_a_transaction_that_is_lost_is_told(tmp_path: Path) -> None:
+    """SQLite may roll back the whole of a transaction by itself; here one writer does it."""
+    with Store.open(tmp_path / "arena.sqlite") as store, ThreadPoolExecutor(2) as pool:
+        group = store.database._group
+        add = "INSERT INTO arena_people VALUES (1, 'bob', 'voter', NULL, 0)"
+
+        def loses() -> None:
+            with store.database.write() as connection:
+                connection.exec_driver_sql("ROLLBACK")
+                raise ZeroDivisionError
+
+        with pytest.raises(FaultError, match="were not kept"), store.database.write() as connection:
+            connection.execute(sa.text(add))
+            second = pool.submit(loses)
+            while not group.lock.waited_for:
+                time.sleep(0.001)
+        with pytest.raises(ZeroDivisionError):
+            second.result()
+        assert store.people() == []
+        assert store.add_person("ann").name == "ann"
+
+
 def test_a_write_that_is_interrupted_leaves_the_others_whole(tmp_path: Path) -> None:
     with Store.open(tmp_path / "arena.sqlite") as store:
         with pytest.raises(KeyboardInterrupt), store.database.write() as connection:

@@ -225,7 +225,7 @@ def test_the_database_itself_refuses_to_change_a_vote(store: Store, fight: Fight
 
 def test_erasing_leaves_a_tombstone_that_verifies_and_no_word(store: Store, fight: Fight) -> None:
     secret = "a secret about the xylophone"
-    pair = fight(store, f"Keep {secret} for me")
+    pair = fight(store, f"Keep {secret} for me, " + f"and {secret} again, " * 1000)  # over many pages
     other = fight(store, "Something else that may well stay where it is.")
     store.vote(pair.id, "model_a")
     store.vote(other.id, "model_b")
