@@ -58,11 +58,11 @@ def test_a_vote_becomes_a_pair_and_a_conversation_with_weights_and_traces(
         "prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Sing ünï!"}],
         "chosen": [
             {"role": "assistant", "content": "No."}, {"role": "user", "content": "More!"},
-            {"role": "assistant", "content": "Never."}, {"role": "user", "content": "Enough."},
+            {"role": "assistant", "content": "Never."},
         ],
         "rejected": [
             {"role": "assistant", "content": "La."}, {"role": "user", "content": "More!"},
-            {"role": "assistant", "content": "La la."}, {"role": "user", "content": "Enough."},
+            {"role": "assistant", "content": "La la."},
         ],
         "chosen_models": ["birch-2"] * 2, "chosen_weight_versions": ["wb"] * 2, "chosen_traces": [None, None],
         "rejected_models": ["amber-1"] * 2, "rejected_weight_versions": ["wa"] * 2,
@@ -91,6 +91,17 @@ def test_what_may_not_train_is_left_out_and_counted(training: Store, tmp_path: P
     voted("Fifth comes a riddle that nobody can solve", "tie (bothbad)")
     training.erase(voted("Sixth, please forget what I said about Bob", "model_a"))
     fight(training, "Seventh never gets any vote at all, poor thing", consent="train")
+    odd = training.start_battle(
+        1,
+        [said("user", "Tenth gets one answer from both of them, word for word")],
+        model_a="amber-1",
+        model_b="birch-2",
+        probability=1,
+        consent="train",
+    )
+    for side in ("a", "b"):
+        training.say(odd.id, said("assistant", "Same."), side=side)  # type: ignore[arg-type]
+    training.vote(odd.id, "model_a")
     withdrawn = voted("Eighth is taken back by the one who asked it", "model_b")
     training.set_consent(withdrawn, "rate")
     pair = fight(training, "Ninth asks the models for their names outright", consent="train")
@@ -102,7 +113,7 @@ def test_what_may_not_train_is_left_out_and_counted(training: Store, tmp_path: P
     assert [record["id"] for record in records(tmp_path / "out" / "preferences.jsonl")] == [good]
     assert made.left_out == {
         "a tie prefers none": 1, "both were bad": 1, "consent is none": 1, "consent is rate": 2, "erased": 1,
-        "reply a names itself: amber-1": 1,
+        "reply a names itself: amber-1": 1, "both said the same": 1,
     }  # fmt: skip
     everything = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
     assert b"Bob" not in everything and b"Eighth" not in everything

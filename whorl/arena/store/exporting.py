@@ -110,6 +110,10 @@ class _Writer:
         self, identifier: str, prompt: Sequence[Turn], chosen: Sequence[Turn], rejected: Sequence[Turn],
         source: str, tools: Tools, **more: Any,
     ) -> None:  # fmt: skip
+        chosen, rejected = _up_to_reply(chosen), _up_to_reply(rejected)
+        if reason := _no_pair(prompt, chosen, rejected):
+            self.left_out[reason] += 1
+            return
         record: dict[str, Any] = {"id": identifier, "source": source, "prompt": messages(prompt)}
         record |= {"tools": list(tools)} if tools else {}
         for name, said in (("chosen", chosen), ("rejected", rejected)):
@@ -139,6 +143,15 @@ class _Writer:
             self.write(TRACES, {"trace": trace_id(turn), "conversation": turn.conversation, **turn.trace})
 
 
+def _no_pair(prompt: Sequence[Turn], chosen: Sequence[Turn], rejected: Sequence[Turn]) -> str:
+    """Why two replies are no pair to learn from, "" for one that is."""
+    if not prompt or _is_reply(prompt[-1]):
+        return "a reply that follows no question"
+    if any(not said or not _is_reply(said[0]) for said in (chosen, rejected)):
+        return "a side does not begin with a reply"
+    return "both said the same" if messages(chosen) == messages(rejected) else ""
+
+
 def trace_id(turn: Turn) -> str | None:
     return None if turn.trace is None else f"{turn.conversation}-{turn.id}"
 
@@ -161,9 +174,6 @@ def _export_battles(connection: Connection, writer: _Writer) -> None:
         loser: Side = "b" if winner == "a" else "a"
         won, lost = talks.side_of(said, winner), talks.side_of(said, loser)
         shared = next(number for number, turn in enumerate(said) if turn.side)  # what both began with
-        if messages(won[shared:]) == messages(lost[shared:]):
-            writer.left_out["both said the same"] += 1
-            continue
         writer.pair(
             vote.battle, won[:shared], won[shared:], lost[shared:], "vote", tools, time=vote.time,
             probability=vote.probability, voter=vote.voter, category=vote.category, cluster=vote.prompt,
