@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,38 @@ def test_code_that_was_open_during_a_migration_stops_writing(
         with pytest.raises(InputError, match="has revision 0002"):
             before.vote(pair.id, "tie")
         assert len(list(before.battles(rated=None))) == 8
+
+
+def test_writers_beside_a_migration_are_done_before_or_refused(
+    old: str, tmp_path: Path, revisions: Path, fight: Fight
+) -> None:
+    """Nothing but the refusal comes, and what was acknowledged is in the migrated store."""
+    with Store.open(old) as before:
+
+        def work(start: int) -> list[str]:
+            kept: list[str] = []
+            for number in range(10_000):
+                try:
+                    pair = fight(before, f"Writer {start} with its question {number}")
+                    before.vote(pair.id, "tie")
+                except InputError as error:
+                    assert "has revision 0002" in str(error)
+                    break
+                kept.append(pair.id)
+            return kept
+
+        with ThreadPoolExecutor(4) as pool:
+            writers = [pool.submit(work, start) for start in range(4)]
+            process = start(old, tmp_path / "backups", revisions)
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+            kept = {battle for writer in writers for battle in writer.result()}
+    with Store.open(old, revisions=[revisions]) as store:
+        assert kept <= {row.battle for row in store.battles(rated=None)}
+        assert store.verify().votes == 8 + len(kept)
+    assert f"votes {8 + len(kept)} " in out
+    [backup] = (tmp_path / "backups").iterdir()
+    assert check_dump(backup)["votes"] == 8 + len(kept)
 
 
 def test_a_database_with_other_tables_is_left_alone(address: str) -> None:

@@ -201,6 +201,7 @@ def _in_words(said: str, where: str) -> Exception:
         "unable to open": "check that the folder exists and may be written",
         "readonly": "check that the file may be written",
         "read-only": "check that the database may be written",
+        "deadlock": "a migration ran meanwhile; try again",
         "locked": "another process has held it for a minute; try again",
         "password authentication": "check the user and the password in the URL",
         "does not exist": "make it first: createdb",

@@ -89,6 +89,16 @@ def resolve(config: Config, target: str) -> str:
     return name
 
 
+def enter(database: Database, connection: Connection, wanted: str) -> None:
+    """A writer's first step: no migration may run beside it, nor have run since the store was opened.
+    Taken before any other lock, so that writers and a migration never wait for each other."""
+    if not database.sqlite:
+        connection.execute(sa.text(f"LOCK TABLE {VERSION_TABLE} IN ROW SHARE MODE"))
+    found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one()
+    if found != wanted:
+        raise refusal(database, found)
+
+
 def known_revisions(config: Config | None = None) -> set[str]:
     """All revisions that this code can read."""
     script = ScriptDirectory.from_config(config or alembic_config())
@@ -128,10 +138,8 @@ def refuse_what_is_not_ours(
 def _back_up(database: Database, connection: Connection, current: str, wanted: str, backups: Path) -> Path:
     from whorl.arena.store.dump import check_dump, write_dump
 
-    if not database.sqlite:  # no vote may come between the backup and the change
-        existing = set(sa.inspect(connection).get_table_names())
-        tables = ", ".join(name for name in sorted(metadata.tables) if name in existing)
-        connection.execute(sa.text(f"LOCK TABLE {tables} IN EXCLUSIVE MODE"))
+    if not database.sqlite:  # wait for writers, and keep new ones out: see `enter`
+        connection.execute(sa.text(f"LOCK TABLE {VERSION_TABLE} IN EXCLUSIVE MODE"))
     path = _unused(backups, f"arena-{current}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     say(f"arena store {database}: revision {current} to {wanted}; backing up to {path}")
     write_dump(connection, path)

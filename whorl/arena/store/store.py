@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 
 from whorl.arena.store import chain, preferences, prompts, talks, verification, votes
 from whorl.arena.store.database import CHAIN, PROMPTS, Database
-from whorl.arena.store.migrate import migrate, newest, refusal
+from whorl.arena.store.migrate import enter, migrate, newest
 from whorl.arena.store.records import (
     ROLES,
     BattleVote,
@@ -39,7 +39,7 @@ from whorl.arena.store.records import (
     Vote,
     Winner,
 )  # fmt: skip
-from whorl.arena.store.schema import VERSION_TABLE, conversations, log, models, people
+from whorl.arena.store.schema import conversations, log, models, people
 from whorl.base.errors import InputError
 from whorl.base.nouns import Message
 
@@ -106,11 +106,9 @@ class Store:
         """A transaction under `locks`, in the order PROMPTS, CHAIN; refused where a newer whorl has
         migrated the store meanwhile."""
         with self.database.write() as connection:
+            enter(self.database, connection, self.revision)
             for lock in locks:
                 self.database.lock(connection, lock)
-            found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one()
-            if found != self.revision:
-                raise refusal(self.database, found)
             yield connection
 
     def _open_log(self, train_share: float | None) -> Mapping[str, Any]:
@@ -164,8 +162,7 @@ class Store:
             raise InputError("a person needs a name")
         if role not in ROLES:
             raise InputError(f"role {role!r} is none of {', '.join(ROLES)}")
-        with self._write() as connection:
-            self.database.lock(connection, PROMPTS)  # two of one name at once: the second is told
+        with self._write(PROMPTS) as connection:  # two of one name at once: the second is told
             if connection.execute(sa.select(people.c.id).where(people.c.name == name)).first():
                 raise InputError(f"person {name!r} is in the store already")
             row = {"name": name, "role": role, "added": chain.microseconds(time.time())}
