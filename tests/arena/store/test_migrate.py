@@ -277,6 +277,17 @@ def test_an_address_that_cannot_be_is_one_line_without_the_password(address: str
     assert "\n" not in str(caught.value) and "hunter2" not in str(caught.value)
 
 
+def test_a_database_without_a_store_is_not_filled_by_reading(address: str) -> None:
+    database = Database(address)
+    with database.write() as connection:
+        connection.execute(sa.text("CREATE TABLE precious (name TEXT)"))
+    with pytest.raises(InputError, match="no store at"):
+        Store.open(address, create=False)
+    with database.read() as connection:
+        assert sa.inspect(connection).get_table_names() == ["precious"]
+    database.close()
+
+
 def test_a_store_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no store at"):
         Store.open(tmp_path / "arena.sqlite", create=False)

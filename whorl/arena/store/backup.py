@@ -23,7 +23,7 @@ from whorl import __version__
 from whorl.arena.store import chain
 from whorl.arena.store.database import SCHEMA, Database, use_write_ahead_log
 from whorl.arena.store.dump import check_dump, load_dump, write_dump
-from whorl.arena.store.migrate import alembic_config, known_revisions, refusal, revision, upgrade
+from whorl.arena.store.migrate import alembic_config, known_revisions, refusal, refuse_none, upgrade
 from whorl.arena.store.records import Head
 from whorl.arena.store.schema import metadata
 from whorl.arena.store.store import Store, default_store
@@ -86,14 +86,11 @@ def backup_workspace(
 
 def _dump_store(store: str | Path | None, workspace: Path, folder: Path) -> bool:
     database = Database(store if store is not None else default_store(workspace))
-    if database.path is not None and not database.path.is_file():
-        if store is not None:
-            raise InputError(f"no store at {database.path}; give --store a file or a postgresql:// URL")
+    if store is None and database.path is not None and not database.path.is_file():
         return False
     try:
+        refuse_none(database)
         with database.read() as connection:
-            if revision(connection) is None:
-                raise InputError(f"store {database} holds no tables of votes; give another --store")
             write_dump(connection, folder)
     finally:
         database.close()

@@ -89,6 +89,16 @@ def resolve(config: Config, target: str) -> str:
     return name
 
 
+def refuse_none(database: Database) -> None:
+    """InputError where there is no store yet; nothing is made by looking."""
+    there = database.path is None or database.path.is_file()
+    if there:
+        with database.read() as connection:
+            there = revision(connection) is not None
+    if not there:
+        raise InputError(f"no store at {database}; give --store a file or a postgresql:// URL that has one")
+
+
 def enter(database: Database, connection: Connection, wanted: str) -> None:
     """A writer's first step: no migration may run beside it, nor have run since the store was opened.
     Taken before any other lock, so that writers and a migration never wait for each other."""

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 
 from whorl.arena.store import chain, preferences, prompts, talks, verification, votes
 from whorl.arena.store.database import CHAIN, PROMPTS, Database
-from whorl.arena.store.migrate import enter, migrate, newest
+from whorl.arena.store.migrate import enter, migrate, newest, refuse_none
 from whorl.arena.store.records import (
     ROLES,
     BattleVote,
@@ -77,14 +77,14 @@ class Store:
         made); a backup before a migration goes to `backups` (beside the file, or `arena/backups` in
         the workspace). Raises InputError for a store newer than this code, or none with `create` off.
         """
-        database = Database(address)
-        if database.path is not None and not create and not database.path.is_file():
-            raise InputError(f"no store at {database.path}; give --store a file or a postgresql:// URL")
         if train_share is not None and not 0 <= train_share <= 1:
             raise InputError(f"train_share {train_share} must be between 0 and 1")
+        database = Database(address)
         beside = database.path.parent if database.path else default_store().parent
         store = cls(database, newest(revisions))
         try:
+            if not create:
+                refuse_none(database)
             migrate(database, backups=backups or beside / "backups", revisions=revisions)
             store.settings = store._open_log(train_share)
         except BaseException:
