@@ -7,6 +7,7 @@ PostgreSQL with `synchronous_commit=on`, whatever the server's own default.
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from whorl.base.progress import say
 
 BUSY_SECONDS = 60  # how long a writer waits for the others
 SCRUB_SECONDS = 5  # how long an erasure waits for readers
+LOOK_AGAIN = (0.0005, 0.003)  # seconds between two looks whether another process has ended its writing
 DIALECTS = ("sqlite", "postgresql")
 
 # Names of PostgreSQL's advisory locks: numbers that nobody else should use in this database.
@@ -41,7 +43,7 @@ class Database:
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.path = Path(self.url.database or "") if self.sqlite else None
         self.engine = _sqlite_engine(self.url) if self.sqlite else _postgresql_engine(self.url)
-        self._group = GroupCommit(self.engine, whorl_begin="BEGIN IMMEDIATE")
+        self._group = GroupCommit(self.engine, whorl_write=True)
 
     def __str__(self) -> str:
         return str(self.path) if self.path else self.url.render_as_string(hide_password=True)
@@ -97,6 +99,8 @@ class Database:
             yield
         except sa.exc.DBAPIError as error:
             raise _explained(error, str(self)) from error
+        except sqlite3.Error as error:
+            raise _in_words(" ".join(str(error).split()), str(self)) from error
         except sa.exc.TimeoutError as error:
             raise FaultError(f"store {self}: too many at once ({error}); try again") from error
 
@@ -134,9 +138,30 @@ def _sqlite_engine(url: URL) -> Engine:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("whorl_begin", "BEGIN"))
+        if connection.get_execution_options().get("whorl_write"):
+            _begin_to_write(connection.connection.dbapi_connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _begin_to_write(raw: Any) -> None:
+    """BEGIN IMMEDIATE, asked for every few milliseconds. SQLite's own waiting looks ten times a second
+    at last, and a process whose writers leave small gaps would keep another one out for many seconds."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    raw.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(*LOOK_AGAIN))
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
 
 
 def _postgresql_engine(url: URL) -> Engine:

@@ -85,7 +85,7 @@ class _Batch:
 class GroupCommit:
     """Transactions on one SQLite database; `begin` is SQLAlchemy's execution options for a writer."""
 
-    def __init__(self, engine: Engine, **begin: str) -> None:
+    def __init__(self, engine: Engine, **begin: bool) -> None:
         self.lock = FairLock()
         self._engine = engine
         self._begin = begin
