@@ -105,7 +105,7 @@ class Store:
     def _write(self, *locks: int) -> Iterator[Connection]:
         """A transaction under `locks`, in the order PROMPTS, CHAIN; refused where a newer whorl has
         migrated the store meanwhile."""
-        with self.database.write() as connection:
+        with self.database.write(locked=bool(locks)) as connection:
             enter(self.database, connection, self.revision)
             for lock in locks:
                 self.database.lock(connection, lock)
