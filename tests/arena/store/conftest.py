@@ -37,6 +37,7 @@ class PostgreSQL:
         self.data = self.folder / "data"
         self.data.mkdir()
         self.user: str | None = None
+        self.blank = ""
         if os.geteuid() == 0:
             self.user = "nobody"
             try:
@@ -83,12 +84,20 @@ class PostgreSQL:
         self.process.wait()
         psutil.wait_procs(helpers, timeout=30)
 
-    def database(self) -> str:
+    def populated(self) -> str:
+        """The URL of a fresh database with a store as `populated` makes it, copied from the first."""
+        if not self.blank:
+            url = self.database()
+            populated(url).close()
+            self.blank = url.partition("@/")[2].partition("?")[0]
+        return self.database(f"TEMPLATE {self.blank}")
+
+    def database(self, options: str = "") -> str:
         """The URL of a fresh database."""
         name = f"arena_{uuid.uuid4().hex[:12]}"
         engine = sa.create_engine(f"postgresql+psycopg://postgres@/postgres?host={self.folder}")
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+            connection.execute(sa.text(f"CREATE DATABASE {name} {options}"))
         engine.dispose()
         return f"postgresql://postgres@/{name}?host={self.folder}"
 
@@ -107,11 +116,21 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a store that is not there yet, on each database."""
+    """The address of a store that is not there yet, on each database; with `store`, that one's."""
+    wanted = "store" in request.fixturenames
     if request.param == "sqlite":
+        if wanted:
+            shutil.copy(request.getfixturevalue("blank"), tmp_path / "arena.sqlite")
         return str(tmp_path / "arena.sqlite")
     server: PostgreSQL = request.getfixturevalue("postgresql")
-    return server.database()
+    return server.populated() if wanted else server.database()
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("blank") / "arena.sqlite"
+    populated(str(path)).close()
+    return path
 
 
 def populated(address: str) -> Store:
@@ -125,7 +144,8 @@ def populated(address: str) -> Store:
 
 @pytest.fixture
 def store(address: str) -> Iterator[Store]:
-    with populated(address) as made:
+    """A populated store of the test's own."""
+    with Store.open(address, create=False) as made:
         yield made
 
 

@@ -321,9 +321,9 @@ def test_branches_of_a_chat_are_paths_by_parent(store: Store) -> None:
 
 
 def test_search_finds_words_in_ones_own_conversations(store: Store) -> None:
-    store.add_person("bob")
+    bob = store.add_person("bob").id
     mine = store.start_chat(1, [said("user", 'The "role" of Flax:\n100% linen_cloth')], consent="none")
-    store.start_chat(2, [said("user", "flax of another")], consent="none")
+    store.start_chat(bob, [said("user", "flax of another")], consent="none")
     reply = store.say(mine, said("assistant", "FLAX indeed."))
     assert [turn.id for turn in store.search(1, "flax")] == [reply, reply - 2]
     assert [turn.id for turn in store.search(1, "flax", limit=1)] == [reply]
