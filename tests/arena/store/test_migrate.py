@@ -229,10 +229,11 @@ def test_writers_beside_a_migration_are_done_before_or_refused(
                     assert "has revision 0002" in str(error)
                     break
                 kept.append(pair.id)
+                time.sleep(0.02)
             return kept
 
-        with ThreadPoolExecutor(4) as pool:
-            writers = [pool.submit(work, start) for start in range(4)]
+        with ThreadPoolExecutor(3) as pool:
+            writers = [pool.submit(work, number) for number in range(3)]
             process = start(old, tmp_path / "backups", revisions)
             out, err = process.communicate(timeout=120)
             assert process.returncode == 0, err
