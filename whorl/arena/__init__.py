@@ -1,4 +1,4 @@
-"""Who is better: battles between models, and the ratings, intervals and boards they give."""
+"""Models compared by people: votes that are kept, and the ratings, intervals and boards they give."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from whorl.arena.reading import read_battles
     from whorl.arena.sampling import PairSampler, pair_sampler
     from whorl.arena.simulation import Judge, simulate_battles
+    from whorl.arena.store.store import Store
     from whorl.arena.style import style_counts
     from whorl.arena.table import ratings_table
     from whorl.arena.views import ratings_by_category, ratings_over_time, win_matrix
@@ -46,9 +47,10 @@ PUBLIC = {
     "write_plot": "plot",
     "Judge": "simulation",
     "simulate_battles": "simulation",
+    "Store": "store.store",
 }
 __all__ = [
-    "Battle", "Battles", "Board", "Flip", "Judge", "OddVoter", "PairSampler", "RatingConfig", "Ratings",
+    "Battle", "Battles", "Board", "Flip", "Judge", "OddVoter", "PairSampler", "RatingConfig", "Ratings", "Store",
     "fit_bradley_terry", "make_board", "odd_voters", "pair_sampler", "ratings_by_category",
     "ratings_over_time", "ratings_table", "read_battles", "replay", "simulate_battles", "style_counts",
     "votes_to_flip", "win_matrix", "write_battles", "write_plot",

@@ -23,7 +23,8 @@ STYLES = ("tokens", "headers", "lists", "bold")
 CODE = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 HEADER = re.compile(r"^ {0,3}#{1,6}[ \t]+\S", re.MULTILINE)
 ITEM = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+\S", re.MULTILINE)
-BOLD = re.compile(r"(\*\*|__)(?=\S)[^\n]*?\S\1")
+# Bounded: a line of openings that nothing closes would cost the square of its length.
+BOLD = re.compile(r"(\*\*|__)(?=\S)[^\n]{0,200}?\S\1")
 
 
 def style_counts(text: str, tokens: int | None = None) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""`whorl arena rank | simulate`: who is better, by people's votes; and votes without people."""
+"""`whorl arena rank | simulate | verify | export`: who is better, by people's votes; the votes themselves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from whorl.cli.votes import export, verify
 
 if TYPE_CHECKING:
     from whorl.arena.battles import Battles
@@ -20,7 +22,11 @@ ROOM_TO_DRAW = 96  # columns of a terminal that has room for intervals beside th
 
 @click.group()
 def command() -> None:
-    """Who is better: rank models by people's votes, or try it with simulated ones."""
+    """Who is better: rank models by people's votes, or try it with simulated ones; check and export votes."""
+
+
+command.add_command(verify)
+command.add_command(export)
 
 
 @command.command(context_settings={"max_content_width": 110})

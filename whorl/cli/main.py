@@ -21,7 +21,8 @@ import click
 import whorl
 from whorl.base.errors import DataError, InputError, WhorlError
 
-# verb → (module that holds `command`, its line of help): `whorl --help` imports none of them.
+# verb → (module that holds `command`, or "module:its name"; its line of help): `whorl --help` imports
+# none of them.
 VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("whorl.cli.quickstart", "The whole loop on this machine: data, training, chat, figures."),
     "data": ("whorl.cli.data", "Raw files to documents and tokens: run, tokenize, inspect."),
@@ -32,11 +33,13 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("whorl.cli.generate", "Let a model go on from a prompt."),
     "chat": ("whorl.cli.chat", "Talk to a model in the terminal."),
     "eval": ("whorl.cli.eval", "How good a model is at tasks."),
-    "arena": ("whorl.cli.arena", "Who is better: rank models by people's votes, simulate votes."),
+    "arena": ("whorl.cli.arena", "Who is better: rank, simulate; votes: verify, export."),
     "judge": ("whorl.cli.judge", "Models compared or scored by another model."),
     "serve": ("whorl.cli.serve", "Models behind OpenAI's API."),
     "model": ("whorl.cli.model", "Model directories: export, merge, info, pull."),
     "runs": ("whorl.cli.runs", "What was trained: list, show, report."),
+    "backup": ("whorl.cli.backup", "Votes and runs' records into a folder that is read back."),
+    "restore": ("whorl.cli.backup:restore", "A backup put back where nothing is."),
     "doctor": ("whorl.cli.doctor", "What this machine has, what works, and how to get what is missing."),
 }
 
@@ -50,7 +53,8 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(VERBS[name][0]).command
+        module, _, function = VERBS[name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), function or "command")
         return command
 
     def resolve_command(

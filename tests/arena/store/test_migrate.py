@@ -1,0 +1,302 @@
+"""Migrations: once, under a lock, after a checked backup; killed midway; older code and newer data."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from whorl.arena.store import Pairing, Store
+from whorl.arena.store.database import Database
+from whorl.arena.store.dump import check_dump
+from whorl.arena.store.schema import VERSION_TABLE, metadata
+from whorl.base.errors import DataError, InputError
+
+Fight = Callable[..., Pairing]
+ROOT = Path(__file__).parent.parent.parent.parent
+
+# A second revision that is long enough to be killed in: it rewrites every turn with pauses between.
+SECOND = """
+import time
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "0002", "0001"
+
+def upgrade():
+    op.add_column("arena_turns", sa.Column("note", sa.String))
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute("DROP TRIGGER arena_turns_no_update")
+    else:
+        op.execute("DROP TRIGGER arena_turns_no_update ON arena_turns")
+    print("in the middle", flush=True)
+    for number in op.get_bind().execute(sa.text("SELECT id FROM arena_turns ORDER BY id")).scalars().all():
+        op.get_bind().execute(sa.text("UPDATE arena_turns SET note = 'n' WHERE id = :id"), {"id": number})
+        time.sleep(0.01)
+    print("at the end", flush=True)
+"""
+
+
+@pytest.fixture
+def revisions(tmp_path: Path) -> Path:
+    folder = tmp_path / "re visions 100%"
+    folder.mkdir()
+    (folder / "v0002_note.py").write_text(SECOND)
+    return folder
+
+
+@pytest.fixture
+def old(address: str, tmp_path: Path, fight: Fight) -> str:
+    """The address of a closed store of revision 0001 with eight votes."""
+    with Store.open(address, train_share=0.0) as store:
+        for name in ("amber-1", "birch-2"):
+            store.add_model(name)
+        store.add_person("ann")
+        for number in range(8):
+            store.vote(fight(store, f"Question {number} about {number * 7}").id, "tie")
+    return address
+
+
+def version(address: str) -> str:
+    database = Database(address)
+    with database.read() as connection:
+        found: str = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one()
+    database.close()
+    return found
+
+
+def start(address: str, backups: Path, revisions: Path) -> subprocess.Popen[str]:
+    code = (
+        "import sys; from pathlib import Path; from whorl.arena.store import Store\n"
+        "print('opening', flush=True)\n"
+        "store = Store.open(sys.argv[1], backups=Path(sys.argv[2]), revisions=[Path(sys.argv[3])])\n"
+        "found = store.verify(); print('votes', found.votes, found.problem, flush=True)"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, address, str(backups), str(revisions)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_the_migrations_make_the_tables_of_the_code(store: Store) -> None:
+    def ours(item: object, name: str | None, kind: str, reflected: bool, other: object) -> bool:
+        return not (kind == "table" and name == VERSION_TABLE)
+
+    with store.database.read() as connection:
+        options = {"include_object": ours, "compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts={**options, "version_table": VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_a_migration_runs_after_a_backup_that_holds_the_old_store(
+    old: str, tmp_path: Path, revisions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store.open(old, backups=tmp_path / "backups", revisions=[revisions]) as store:
+        assert store.verify().votes == 8
+    assert version(old) == "0002"
+    [backup] = (tmp_path / "backups").iterdir()
+    assert f"backup checked: {backup}" in capsys.readouterr().err
+    found = check_dump(backup)
+    assert (found["revision"], found["votes"]) == ("0001", 8)
+    with Store.open(old, backups=tmp_path / "backups", revisions=[revisions]):
+        pass
+    assert len(list((tmp_path / "backups").iterdir())) == 1
+
+
+def test_processes_that_start_at_once_migrate_once(old: str, tmp_path: Path, revisions: Path) -> None:
+    processes = [start(old, tmp_path / "backups", revisions) for _ in range(3)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3, outputs
+    assert all("votes 8 \n" in out for out, _ in outputs)
+    assert sum("in the middle" in out for out, _ in outputs) == 1
+    assert len(list((tmp_path / "backups").iterdir())) == 1
+    assert version(old) == "0002"
+
+
+def test_processes_that_start_at_once_make_one_store(address: str, tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    none.mkdir()
+    processes = [start(address, tmp_path / "backups", none) for _ in range(3)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3, outputs
+    with Store.open(address) as store:
+        assert store.verify().entries == 1
+    assert not (tmp_path / "backups").exists()
+
+
+def test_killed_midway_leaves_the_old_store_and_then_the_new(
+    old: str, tmp_path: Path, revisions: Path
+) -> None:
+    draw = random.Random(5)
+    process = start(old, tmp_path / "backups", revisions)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "opening\n"
+    assert process.stdout.readline() == "in the middle\n"
+    time.sleep(draw.uniform(0, 0.1))
+    process.kill()
+    rest, _ = process.communicate()
+    assert "at the end" not in rest
+    assert version(old) == "0001"
+    with Store.open(old) as store:  # today's code goes on with it
+        assert store.verify().votes == 8
+        assert store.models()
+    with Store.open(old, backups=tmp_path / "backups", revisions=[revisions]) as store:
+        assert store.verify().votes == 8
+    assert version(old) == "0002"
+
+
+def test_killed_at_any_moment_leaves_old_or_new_and_no_half_backup(
+    old: str, tmp_path: Path, revisions: Path
+) -> None:
+    draw, backups = random.Random(6), tmp_path / "backups"
+    for _ in range(4):
+        process = start(old, backups, revisions)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "opening\n"
+        time.sleep(draw.uniform(0, 0.4))
+        process.kill()
+        process.communicate()
+        for folder in backups.glob("arena-*"):
+            assert check_dump(folder)["votes"] == 8
+        if version(old) == "0001":
+            with Store.open(old) as store:
+                assert store.verify().votes == 8
+    with Store.open(old, backups=backups, revisions=[revisions]) as store:
+        assert store.verify().votes == 8
+
+
+def test_a_damaged_store_is_not_migrated(old: str, tmp_path: Path, revisions: Path) -> None:
+    database = Database(old)
+    if database.sqlite:
+        with database.write() as connection:
+            connection.execute(sa.text("DROP TRIGGER arena_log_no_update"))
+            connection.execute(sa.text("UPDATE arena_log SET body = '{}' WHERE seq = 3"))
+    else:
+        with database.write() as connection:
+            connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+            connection.execute(sa.text("UPDATE arena_log SET body = '{}' WHERE seq = 3"))
+    database.close()
+    with pytest.raises(DataError, match=r"arena_log\.jsonl:3: the chain of votes breaks here"):
+        Store.open(old, backups=tmp_path / "backups", revisions=[revisions])
+    assert version(old) == "0001"
+
+
+def test_older_code_refuses_newer_data_and_leaves_it(old: str, tmp_path: Path, revisions: Path) -> None:
+    with Store.open(old, backups=tmp_path / "backups", revisions=[revisions]) as store:
+        store.add_person("bob")
+    with pytest.raises(InputError, match=r"has revision 0002.*pip install --upgrade") as caught:
+        Store.open(old)
+    assert "\n" not in str(caught.value)
+    assert version(old) == "0002"
+
+
+def test_code_that_was_open_during_a_migration_stops_writing(
+    old: str, tmp_path: Path, revisions: Path, fight: Fight
+) -> None:
+    with Store.open(old) as before:
+        pair = fight(before)
+        with Store.open(old, backups=tmp_path / "backups", revisions=[revisions]):
+            pass
+        with pytest.raises(InputError, match="has revision 0002"):
+            before.vote(pair.id, "tie")
+        assert len(list(before.battles(rated=None))) == 8
+
+
+def test_writers_beside_a_migration_are_done_before_or_refused(
+    old: str, tmp_path: Path, revisions: Path, fight: Fight
+) -> None:
+    """Nothing but the refusal comes, and what was acknowledged is in the migrated store."""
+    with Store.open(old) as before:
+
+        def work(start: int) -> list[str]:
+            kept: list[str] = []
+            for number in range(10_000):
+                try:
+                    pair = fight(before, f"Writer {start} with its question {number}")
+                    before.vote(pair.id, "tie")
+                except InputError as error:
+                    assert "has revision 0002" in str(error)
+                    break
+                kept.append(pair.id)
+                time.sleep(0.02)
+            return kept
+
+        with ThreadPoolExecutor(3) as pool:
+            writers = [pool.submit(work, number) for number in range(3)]
+            process = start(old, tmp_path / "backups", revisions)
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+            kept = {battle for writer in writers for battle in writer.result()}
+    with Store.open(old, revisions=[revisions]) as store:
+        assert kept <= {row.battle for row in store.battles(rated=None)}
+        assert store.verify().votes == 8 + len(kept)
+    assert f"votes {8 + len(kept)} " in out
+    [backup] = (tmp_path / "backups").iterdir()
+    assert check_dump(backup)["votes"] == 8 + len(kept)
+
+
+def test_a_database_with_other_tables_is_left_alone(address: str) -> None:
+    database = Database(address)
+    with database.write() as connection:
+        connection.execute(sa.text("CREATE TABLE arena_models (name TEXT)"))
+        connection.execute(sa.text("INSERT INTO arena_models VALUES ('precious')"))
+    database.close()
+    with pytest.raises(InputError, match="'arena_models' that is not ours"):
+        Store.open(address)
+    with database.read() as connection:
+        assert connection.execute(sa.text("SELECT name FROM arena_models")).scalar() == "precious"
+        assert sa.inspect(connection).get_table_names() == ["arena_models"]
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("mysql://host/name", "mysql://…: give a file's path or postgresql://"),
+        ("sqlite://", "votes in memory would be lost"),
+        ("sqlite:///:memory:", "votes in memory would be lost"),
+        ("postgresql://ann:hunter2@127.0.0.1:1/none", r"is the database running\?"),
+        ("nonsense://:::", "give a file's path|is not a database URL"),
+    ],
+)
+def test_an_address_that_cannot_be_is_one_line_without_the_password(address: str, said: str) -> None:
+    from whorl.base.errors import WhorlError
+
+    with pytest.raises(WhorlError, match=said) as caught:
+        Store.open(address)
+    assert "\n" not in str(caught.value) and "hunter2" not in str(caught.value)
+
+
+def test_a_database_without_a_store_is_not_filled_by_reading(address: str) -> None:
+    database = Database(address)
+    with database.write() as connection:
+        connection.execute(sa.text("CREATE TABLE precious (name TEXT)"))
+    with pytest.raises(InputError, match="no store at"):
+        Store.open(address, create=False)
+    with database.read() as connection:
+        assert sa.inspect(connection).get_table_names() == ["precious"]
+    database.close()
+
+
+def test_a_store_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no store at"):
+        Store.open(tmp_path / "arena.sqlite", create=False)
+    assert list(tmp_path.iterdir()) == []
+    with Store.open(tmp_path / "arena.sqlite", train_share=0.25):
+        pass
+    assert (tmp_path / "arena.sqlite").stat().st_mode & 0o077 == 0
+    with pytest.raises(InputError, match=r"made with train_share 0\.25"):
+        Store.open(tmp_path / "arena.sqlite", train_share=0.5)
+    with Store.open(tmp_path / "arena.sqlite", create=False) as store:
+        assert store.settings["train_share"] == 0.25

@@ -1,0 +1,120 @@
+"""The hash chain over the log of votes.
+
+Row n's hash covers its own fields and the hash of row n - 1 (as in Haber and Stornetta 1991), so a
+row cannot be changed, taken out, put in or moved without changing every hash after it. What people
+wrote is covered by salted digests: once text and salt are gone, the digest tells nothing of the text
+and the chain still holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import secrets
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from whorl.arena.store.records import Head
+from whorl.arena.store.schema import contents, log
+from whorl.base.errors import DataError, InputError
+
+START = Head(0, "")
+MICRO = 1_000_000
+LARGEST_CONTENT = 64 << 20  # bytes of one message or trace, images included
+LARGEST_TEXT = 1 << 20  # characters of one message: more than any model here reads
+
+
+def canonical(value: Any) -> str:
+    """JSON in one way only: sorted keys, no spaces, characters as they are."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def entry_hash(seq: int, kind: str, subject: str, recorded: int, body: str, previous: str) -> str:
+    """SHA-256 of a log row: of the JSON list of its fields, `body` as the text it is."""
+    text = json.dumps([seq, kind, subject, recorded, body, previous], separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def content_digest(salt: str, body: str) -> str:
+    """HMAC-SHA-256 of a content under its salt (hex)."""
+    return hmac.new(bytes.fromhex(salt), body.encode("utf-8"), hashlib.sha256).hexdigest()
+
+
+def head(connection: Connection) -> Head:
+    row = connection.execute(sa.select(log.c.seq, log.c.hash).order_by(log.c.seq.desc()).limit(1)).first()
+    return Head(row.seq, row.hash) if row else START
+
+
+def append(connection: Connection, kind: str, subject: str, body: dict[str, Any]) -> Head:
+    """Add a row at the end. The caller holds the CHAIN lock."""
+    row = connection.execute(
+        sa.select(log.c.seq, log.c.hash, log.c.recorded).order_by(log.c.seq.desc()).limit(1)
+    ).first()
+    seq, previous, last = (row.seq, row.hash, row.recorded) if row else (0, "", 0)
+    entry: dict[str, Any] = {
+        "seq": seq + 1,
+        "kind": kind,
+        "subject": subject,
+        "recorded": max(microseconds(time.time()), last + 1),  # a clock set back does not reorder the log
+        "body": canonical(body),
+        "previous": previous,
+    }
+    digest = entry_hash(**entry)
+    connection.execute(sa.insert(log).values(**entry, hash=digest))
+    return Head(seq + 1, digest)
+
+
+def add_content(connection: Connection, conversation: str, value: dict[str, Any], what: str) -> int:
+    """Keep a message or trace with a fresh salt; its number. `what` names it in errors."""
+    try:
+        body = canonical(value)
+        size = len(body.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        problem = "holds half a character (a lone surrogate), which is no text"
+        raise InputError(f"{what} {problem}; send valid UTF-8") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{what} cannot be kept as JSON: {error}") from error
+    if size > LARGEST_CONTENT:
+        raise InputError(f"{what} is {size >> 20} MB, more than {LARGEST_CONTENT >> 20} MB; shorten it")
+    salt = secrets.token_hex(16)
+    row = {"conversation": conversation, "digest": content_digest(salt, body), "salt": salt, "body": body}
+    number: int = connection.execute(sa.insert(contents).values(row).returning(contents.c.id)).scalar_one()
+    return number
+
+
+def check_text(text: str, what: str) -> None:
+    if len(text) > LARGEST_TEXT:
+        size = f"{len(text):,} characters long, more than {LARGEST_TEXT:,}"
+        raise InputError(f"{what} is {size}; shorten it")
+
+
+def microseconds(seconds: float) -> int:
+    return round(seconds * MICRO)
+
+
+def seconds(micro: int) -> float:
+    return micro / MICRO
+
+
+def checked_time(given: float | None) -> float:
+    """`given` seconds since the epoch, or now."""
+    if given is None:
+        return time.time()
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or given < 0:
+        raise InputError(f"time {given!r} is not seconds since 1970")
+    return float(given)
+
+
+def parse_body(text: str, where: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: body is not JSON ({error}); run whorl arena verify") from error
+    if not isinstance(body, dict):
+        raise DataError(f"{where}: body is not an object; run whorl arena verify")
+    return body

@@ -1,0 +1,388 @@
+"""`Store`: the one object the studio, the command and the ratings speak to.
+
+Every method is one transaction. A method that has returned has its row on disk; one that has raised
+has changed nothing. A store may be used by many threads, and by many processes that each open it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from whorl.arena.store import chain, preferences, prompts, talks, verification, votes
+from whorl.arena.store.database import CHAIN, PROMPTS, Database
+from whorl.arena.store.migrate import enter, migrate, newest, refuse_none
+from whorl.arena.store.records import (
+    ROLES,
+    BattleVote,
+    Consent,
+    Conversation,
+    Head,
+    Model,
+    Pairing,
+    Person,
+    Preference,
+    Role,
+    Side,
+    Turn,
+    Vote,
+    Winner,
+)  # fmt: skip
+from whorl.arena.store.schema import conversations, log, models, people
+from whorl.base.errors import InputError
+from whorl.base.nouns import Message
+
+FORMAT = 1
+TRAIN_SHARE = 0.5
+ERASED_NAME = "erased-{}"
+
+
+def default_store(workspace: str | Path | None = None) -> Path:
+    """The file of a workspace's store ($WHORL_WORKSPACE or the current directory)."""
+    return Path(workspace or os.environ.get("WHORL_WORKSPACE") or ".") / "arena" / "arena.sqlite"
+
+
+class Store:
+    """Conversations, battles, votes. Open with `Store.open`."""
+
+    def __init__(self, database: Database, revision: str) -> None:
+        self.database = database
+        self.revision = revision
+        self.settings: Mapping[str, Any] = {}
+
+    @classmethod
+    def open(
+        cls,
+        address: str | Path,
+        *,
+        create: bool = True,
+        train_share: float | None = None,
+        backups: Path | None = None,
+        revisions: Sequence[Path] = (),
+    ) -> Self:
+        """The store at a file's path or `postgresql://USER@HOST/DATABASE`, made or migrated as needed.
+
+        `train_share` of new prompt clusters is kept for training (default 0.5, fixed when the store is
+        made); a backup before a migration goes to `backups` (beside the file, or `arena/backups` in
+        the workspace). Raises InputError for a store newer than this code, or none with `create` off.
+        """
+        if train_share is not None and not 0 <= train_share <= 1:
+            raise InputError(f"train_share {train_share} must be between 0 and 1")
+        database = Database(address)
+        beside = database.path.parent if database.path else default_store().parent
+        store = cls(database, newest(revisions))
+        try:
+            if not create:
+                refuse_none(database)
+            migrate(database, backups=backups or beside / "backups", revisions=revisions)
+            store.settings = store._open_log(train_share)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _write(self, *locks: int) -> Iterator[Connection]:
+        """A transaction under `locks`, in the order PROMPTS, CHAIN; refused where a newer whorl has
+        migrated the store meanwhile."""
+        with self.database.write(locked=bool(locks)) as connection:
+            enter(self.database, connection, self.revision)
+            for lock in locks:
+                self.database.lock(connection, lock)
+            yield connection
+
+    def _open_log(self, train_share: float | None) -> Mapping[str, Any]:
+        """The settings in the log's first row, written when the store is made."""
+        first = sa.select(log.c.body).where(log.c.kind == "open").order_by(log.c.seq).limit(1)
+        with self.database.read() as connection:
+            body = connection.execute(first).scalar()
+        if body is None:
+            with self._write(CHAIN) as connection:
+                if chain.head(connection) == chain.START:
+                    share = TRAIN_SHARE if train_share is None else train_share
+                    settings = {"format": FORMAT, "train_share": share, "threshold": prompts.THRESHOLD}
+                    settings |= {"ngram": prompts.NGRAM, "hashes": prompts.HASHES, "seed": prompts.SEED}
+                    chain.append(connection, "open", "store", settings)
+                body = connection.execute(first).scalar() or "{}"
+        settings = chain.parse_body(body, f"store {self.database}: row 1 of the log")
+        if train_share is not None and train_share != settings.get("train_share"):
+            made = settings.get("train_share")
+            raise InputError(f"store {self.database} was made with train_share {made}; it cannot change")
+        return settings
+
+    # -- models and people -------------------------------------------------------------------------
+
+    def add_model(
+        self, name: str, *, address: str = "", aliases: Sequence[str] = (), active: bool = True
+    ) -> Model:
+        """Make a model known, or change what is known of it; its name stays for ever."""
+        if not name.strip():
+            raise InputError("a model needs a name")
+        row = {"address": address, "aliases": json.dumps(list(aliases)), "active": active}
+        with self._write() as connection:
+            changed = connection.execute(sa.update(models).where(models.c.name == name).values(row))
+            if not changed.rowcount:
+                added = chain.microseconds(time.time())
+                connection.execute(sa.insert(models).values(name=name, added=added, **row))
+        return Model(name=name, address=address, aliases=tuple(aliases), active=active)
+
+    def models(self) -> list[Model]:
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(models).order_by(models.c.name)).all()
+        return [
+            Model(
+                name=row.name, address=row.address, aliases=tuple(json.loads(row.aliases)), active=row.active
+            )
+            for row in rows
+        ]
+
+    def add_person(self, name: str, *, role: Role = "voter") -> Person:
+        """A new person; InputError where the name is taken."""
+        if not name.strip():
+            raise InputError("a person needs a name")
+        if role not in ROLES:
+            raise InputError(f"role {role!r} is none of {', '.join(ROLES)}")
+        with self._write(PROMPTS) as connection:  # two of one name at once: the second is told
+            if connection.execute(sa.select(people.c.id).where(people.c.name == name)).first():
+                raise InputError(f"person {name!r} is in the store already")
+            row = {"name": name, "role": role, "added": chain.microseconds(time.time())}
+            number = connection.execute(sa.insert(people).values(row).returning(people.c.id)).scalar_one()
+        return Person(id=number, name=name, role=role)
+
+    def people(self) -> list[Person]:
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(people).order_by(people.c.id)).all()
+        return [Person(id=row.id, name=row.name, role=row.role) for row in rows]
+
+    def new_token(self, person: int) -> str:
+        """A fresh sign-in token in place of the old one. Only its hash is kept: show it once."""
+        token = secrets.token_urlsafe(24)
+        with self._write() as connection:
+            done = connection.execute(
+                sa.update(people).where(people.c.id == person).values(token=_hashed(token))
+            )
+        if not done.rowcount:
+            raise InputError(f"person {person} is not in the store; add_person makes one")
+        return token
+
+    def sign_in(self, name: str, token: str) -> Person:
+        """The person of that name and token. InputError says not which of the two was wrong."""
+        with self.database.read() as connection:
+            row = connection.execute(sa.select(people).where(people.c.name == name)).first()
+        kept = row.token if row is not None and row.token else ""
+        if not hmac.compare_digest(kept, _hashed(token)) or row is None:
+            raise InputError("name or token is wrong; ask an admin for a new token")
+        return Person(id=row.id, name=row.name, role=row.role)
+
+    # -- conversations -----------------------------------------------------------------------------
+
+    def start_chat(
+        self,
+        person: int,
+        opening: Sequence[Message],
+        *,
+        consent: Consent,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """A conversation with one model, seen by name; its id. `opening` is what comes before the
+        first reply: a system message if there is one, and the person's. `tools` are what the model may
+        call, in OpenAI's form."""
+        prompt = prompts.prepare(opening)
+        with self._write(PROMPTS) as connection:
+            place = self._place(connection, prompt, "train") if consent == "train" else None
+            number = talks.begin(connection, person, "chat", consent, place, tools)
+            for message in opening:
+                talks.say(connection, number, message)
+        return number
+
+    def start_battle(
+        self,
+        person: int,
+        opening: Sequence[Message],
+        *,
+        model_a: str,
+        model_b: str,
+        probability: float,
+        consent: Consent,
+        category: str = "",
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Pairing:
+        """A conversation with two unnamed models. `probability` is that with which this pair was drawn."""
+        prompt = prompts.prepare(opening)
+        with self._write(PROMPTS) as connection:
+            place = self._place(connection, prompt, None)
+            number = talks.begin(connection, person, "battle", consent, place, tools)
+            pair = talks.begin_battle(connection, number, (model_a, model_b), probability, category, place)
+            for message in opening:
+                talks.say(connection, number, message)
+        return pair
+
+    def _place(self, connection: Connection, prompt: prompts.Prompt, founder: Any) -> prompts.Place:
+        return prompts.place(connection, prompt, train_share=self.settings["train_share"], founder=founder)
+
+    def say(
+        self,
+        conversation: str,
+        message: Message,
+        *,
+        side: Side = "",
+        parent: int | None = None,
+        model: str | None = None,
+        weight_version: str = "",
+        trace: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Add a turn behind `parent` (0: as a new beginning), or behind the last one; its number.
+
+        In a battle `side` says whose reply it is. `trace` is the server's record of the reply."""
+        with self._write() as connection:
+            return talks.say(
+                connection, conversation, message, side=side, parent=parent, model=model,
+                weight_version=weight_version, trace=trace,
+            )  # fmt: skip
+
+    def turns(self, conversation: str) -> list[Turn]:
+        """All turns of a conversation, oldest first, branches too; InputError for an unknown one."""
+        with self.database.read() as connection:
+            talks.head(connection, conversation)
+            return talks.read_turns(connection, conversation)
+
+    def conversation(self, conversation: str) -> Conversation:
+        with self.database.read() as connection:
+            return talks.head(connection, conversation)
+
+    def conversations(self, *, person: int | None = None, kind: str | None = None) -> list[Conversation]:
+        """Heads of conversations, the newest first."""
+        query = talks.heads().order_by(conversations.c.started.desc(), conversations.c.id)
+        if person is not None:
+            query = query.where(conversations.c.person == person)
+        if kind is not None:
+            query = query.where(conversations.c.kind == kind)
+        with self.database.read() as connection:
+            return [talks.as_conversation(row) for row in connection.execute(query)]
+
+    def search(self, person: int, words: str, *, limit: int = 50) -> list[Turn]:
+        """Turns of a person's conversations whose text holds `words`, the newest first. Case does not
+        count; in SQLite it does beyond ASCII."""
+        if not words.strip():
+            raise InputError("there is nothing to search for; give a word")
+        with self.database.read() as connection:
+            return talks.search(connection, person, words, limit)
+
+    def battle(self, battle: str) -> Pairing:
+        with self.database.read() as connection:
+            return talks.pairing(connection, battle)
+
+    # -- votes -------------------------------------------------------------------------------------
+
+    def vote(
+        self, battle: str, winner: Winner, *, person: int | None = None, at: float | None = None
+    ) -> Vote:
+        """Keep a vote: when this returns, it is on disk.
+
+        `person`, where given, must be the one who asked; `at` is when it was cast (now). InputError for
+        an unknown battle, one that has its vote, or one where a side has not answered.
+        """
+        with self._write(CHAIN) as connection:
+            return votes.cast(connection, battle, winner, person=person, at=at)
+
+    def battles(
+        self,
+        *,
+        at: float | None = None,
+        after: int = 0,
+        category: str | None = None,
+        consent: Consent = "rate",
+        rated: bool | None = True,
+    ) -> Iterator[BattleVote]:
+        """The votes, in the order they came in.
+
+        `at` gives what the log held at that time (seconds since 1970), with the consents of then: a past
+        board comes out again byte for byte. `after` skips the rows up to a `seq`, `consent` is the least
+        that was given, and `rated` None gives also those that do not count, with their `reason`.
+        """
+        with self.database.read() as connection:
+            yield from votes.read_votes(
+                connection, at=at, after=after, category=category, consent=consent, rated=rated
+            )
+
+    def head(self) -> Head:
+        with self.database.read() as connection:
+            return chain.head(connection)
+
+    def verify(
+        self, head: Head | str | None = None, *, advance: Callable[[int], object] | None = None
+    ) -> verification.Verification:
+        """Walk the whole log; `head` is one that was written down earlier, `advance` is told how many
+        rows were read."""
+        wanted = Head.parse(head) if isinstance(head, str) else head
+        with self.database.read() as connection:
+            return verification.verify(connection, wanted, advance=advance)
+
+    # -- what people may do with their own ---------------------------------------------------------
+
+    def set_consent(self, conversation: str, consent: Consent) -> Head:
+        """From now on; boards of the past stay as they were."""
+        prompt = None
+        if consent == "train":
+            said = [turn.message for turn in self.turns(conversation) if turn.message is not None]
+            prompt = prompts.prepare(said) if said else None
+        with self._write(PROMPTS, CHAIN) as connection:
+            place = self._place(connection, prompt, "train") if prompt else None
+            return votes.set_consent(connection, conversation, consent, place)
+
+    def erase(self, conversation: str) -> Head:
+        """Take away what was said, for good: from the tables and from the database's files. The vote
+        stays, without words. Backups made before still hold them."""
+        with self._write(PROMPTS, CHAIN) as connection:
+            end = votes.erase(connection, conversation)
+        self.database.scrub()
+        return end
+
+    def erase_person(self, person: int) -> None:
+        """Erase all conversations of a person, and the name."""
+        for held in self.conversations(person=person):
+            if held.erased is None:
+                self.erase(held.id)
+        row = {"name": ERASED_NAME.format(person), "token": None, "role": "voter"}
+        with self._write() as connection:
+            connection.execute(sa.update(people).where(people.c.id == person).values(row))
+        self.database.scrub()
+
+    def thumb(self, turn: int, value: int, *, person: int, reason: str = "") -> int:
+        """A thumb for a reply in one's own chat: 1, -1, or 0 to take it back."""
+        with self._write() as connection:
+            return preferences.add_thumb(connection, turn, value, person=person, reason=reason)
+
+    def write_better(self, turn: int, message: Message, *, person: int) -> int:
+        """A reply in one's own chat, as it should have been."""
+        with self._write() as connection:
+            return preferences.add_better(connection, turn, message, person=person)
+
+    def preferences(self, conversation: str) -> list[Preference]:
+        with self.database.read() as connection:
+            return preferences.read_preferences(connection, conversation)
+
+
+def _hashed(token: str) -> str:
+    """Tokens are random and long: a plain hash of one tells nothing."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()

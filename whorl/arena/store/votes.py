@@ -1,0 +1,215 @@
+"""Votes, consent and erasure: what goes into the log, and what is read out of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from whorl.arena.store import chain, prompts, talks
+from whorl.arena.store.naming import names_itself
+from whorl.arena.store.records import (
+    CONSENTS,
+    WINNERS,
+    BattleVote,
+    Consent,
+    Head,
+    Pairing,
+    Purpose,
+    Turn,
+    Vote,
+    Winner,
+)  # fmt: skip
+from whorl.arena.store.schema import contents, conversations, log, models, turns
+from whorl.arena.style import style_counts
+from whorl.base.errors import InputError
+
+STYLES = ("tokens", "headers", "lists", "bold")
+ROWS_AT_ONCE = 2000
+NO_CONSENT = "no consent to rate"
+NOT_TO_RATE: dict[Purpose, str] = {
+    "rate": "",
+    "train": "its prompt is kept for training",
+    "neither": "its prompt is like prompts for training",
+}
+
+
+def cast(
+    connection: Connection, battle: str, winner: Winner, *, person: int | None, at: float | None
+) -> Vote:
+    """Append a vote. The caller holds the CHAIN lock."""
+    if winner not in WINNERS:
+        raise InputError(f"winner {winner!r} is none of {', '.join(WINNERS)}")
+    when = chain.checked_time(at)
+    pair = talks.pairing(connection, battle)
+    held = talks.hold(connection, battle)
+    if person is not None and person != held.person:
+        raise InputError(f"battle {battle} belongs to another person; only who asked may vote")
+    if pair.voted:
+        raise InputError(f"battle {battle} has its vote already; a battle is voted on once")
+    said = talks.read_turns(connection, battle)
+    sides = {side: talks.side_of(said, side) for side in ("a", "b")}
+    for side in ("a", "b"):
+        if not any(turn.side == side for turn in sides[side]):
+            raise InputError(f"battle {battle}: side {side} has not answered yet; vote when both have")
+    reason = why_not_rated(connection, pair, said, held.consent)
+    body: dict[str, Any] = {
+        "battle": battle, "model_a": pair.model_a, "model_b": pair.model_b, "winner": winner, "time": when,
+        "probability": pair.probability, "voter": held.person, "category": pair.category,
+        "cluster": pair.cluster, "purpose": pair.purpose, "consent": held.consent, "reason": reason,
+        "turns": _covered(connection, battle), "tools": tools_digest(connection, battle),
+    }  # fmt: skip
+    for side in ("a", "b"):
+        replies = [turn for turn in said if turn.side == side and _is_reply(turn)]
+        body[f"weights_{side}"] = sorted({turn.weight_version for turn in replies} - {""})
+        body[f"style_{side}"] = _style(replies)
+    end = chain.append(connection, "vote", battle, body)
+    return Vote(battle=replace(pair, voted=True), winner=winner, rated=not reason, reason=reason, head=end)
+
+
+def _is_reply(turn: Turn) -> bool:
+    return turn.message is not None and turn.message.role == "assistant"
+
+
+def why_not_rated(connection: Connection, pair: Pairing, said: Sequence[Turn], consent: Consent) -> str:
+    """ "" for a vote that counts on the board, or why it does not."""
+    known = _names(connection, (pair.model_a, pair.model_b))
+    for side, name in (("a", pair.model_a), ("b", pair.model_b)):
+        text = "\n".join(turn.message.text for turn in said if turn.side == side and turn.message is not None)
+        for other, names in known.items():
+            if told := names_itself(text, names):
+                whose = "itself" if other == name else "the other"
+                return f"reply {side} names {whose}: {told}"
+    return NO_CONSENT if consent == "none" else NOT_TO_RATE[pair.purpose]
+
+
+def _names(connection: Connection, pair: tuple[str, str]) -> dict[str, list[str]]:
+    rows = connection.execute(sa.select(models.c.name, models.c.aliases).where(models.c.name.in_(pair)))
+    return {row.name: [row.name, *json.loads(row.aliases)] for row in rows}
+
+
+def _style(replies: Iterable[Turn]) -> dict[str, int]:
+    total = dict.fromkeys(STYLES, 0)
+    for turn in replies:
+        assert turn.message is not None  # replies have one: _is_reply
+        ids = (turn.trace or {}).get("token_ids")
+        for name, count in style_counts(turn.message.text, len(ids) if ids else None).items():
+            total[name] += count
+    return total
+
+
+def _covered(connection: Connection, battle: str) -> list[list[Any]]:
+    """[turn, side, role, digest, digest of the trace] of every turn: what the vote was about."""
+    traces = contents.alias()
+    query = (
+        sa.select(turns.c.id, turns.c.side, turns.c.role, contents.c.digest, traces.c.digest)
+        .join(contents, contents.c.id == turns.c.content)
+        .outerjoin(traces, traces.c.id == turns.c.trace)
+        .where(turns.c.conversation == battle)
+        .order_by(turns.c.id)
+    )
+    return [list(row) for row in connection.execute(query)]
+
+
+def tools_digest(connection: Connection, conversation: str) -> str | None:
+    query = sa.select(contents.c.digest).join(conversations, conversations.c.tools == contents.c.id)
+    digest: str | None = connection.execute(query.where(conversations.c.id == conversation)).scalar()
+    return digest
+
+
+# -- consent and erasure ---------------------------------------------------------------------------
+
+
+def set_consent(
+    connection: Connection, conversation: str, consent: Consent, place: prompts.Place | None
+) -> Head:
+    """Change what may be done with a conversation from now on; `place` is its prompt's where it is to
+    train. The caller holds the CHAIN lock."""
+    talks.check_consent(consent)
+    talks.hold(connection, conversation)
+    row: dict[str, Any] = {"consent": consent}
+    if place is not None:
+        row["prompt"] = place.prompt
+    connection.execute(sa.update(conversations).where(conversations.c.id == conversation).values(row))
+    return chain.append(connection, "consent", conversation, {"consent": consent})
+
+
+def erase(connection: Connection, conversation: str) -> Head:
+    """Take away everything that was said in a conversation; the vote and the digests stay. The caller
+    holds the CHAIN and PROMPTS locks."""
+    talks.hold(connection, conversation)
+    now = chain.microseconds(time.time())
+    connection.execute(
+        sa.update(contents).where(contents.c.conversation == conversation).values(salt=None, body=None)
+    )
+    prompt = connection.execute(
+        sa.select(conversations.c.prompt).where(conversations.c.id == conversation)
+    ).scalar()
+    gone = sa.update(conversations).where(conversations.c.id == conversation)
+    connection.execute(gone.values(erased=now, prompt=None))
+    if prompt is not None:
+        prompts.forget(connection, prompt)
+    return chain.append(connection, "erase", conversation, {})
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def read_votes(
+    connection: Connection,
+    *,
+    at: float | None = None,
+    after: int = 0,
+    category: str | None = None,
+    consent: Consent = "none",
+    rated: bool | None = None,
+) -> Iterator[BattleVote]:
+    """Votes in the order they came in, as the log knew them at time `at`."""
+    talks.check_consent(consent)
+    until = chain.microseconds(chain.checked_time(at)) if at is not None else None
+    changes = _consents(connection, until)
+    least = CONSENTS.index(consent)
+    query = (
+        sa.select(log.c.seq, log.c.body).where(log.c.kind == "vote", log.c.seq > after).order_by(log.c.seq)
+    )
+    if until is not None:
+        query = query.where(log.c.recorded <= until)
+    for row in connection.execute(query, execution_options={"yield_per": ROWS_AT_ONCE}):
+        vote = as_vote(row.seq, chain.parse_body(row.body, f"log row {row.seq}"), changes)
+        if category is not None and vote.category != category:
+            continue
+        if CONSENTS.index(vote.consent) < least or (rated is not None and vote.rated != rated):
+            continue
+        yield vote
+
+
+def _consents(connection: Connection, until: int | None) -> dict[str, Consent]:
+    """Conversation → its consent, where that was changed."""
+    query = sa.select(log.c.subject, log.c.body).where(log.c.kind == "consent").order_by(log.c.seq)
+    if until is not None:
+        query = query.where(log.c.recorded <= until)
+    return {
+        row.subject: chain.parse_body(row.body, "consent")["consent"] for row in connection.execute(query)
+    }
+
+
+def as_vote(seq: int, body: Mapping[str, Any], changes: Mapping[str, Consent]) -> BattleVote:
+    consent: Consent = changes.get(body["battle"], body["consent"])
+    reason = body["reason"]
+    if consent == "none":
+        reason = reason or NO_CONSENT
+    elif reason == NO_CONSENT:  # given afterwards
+        reason = NOT_TO_RATE[body["purpose"]]
+    style = tuple((name, body["style_a"][name], body["style_b"][name]) for name in body["style_a"])
+    return BattleVote(
+        seq=seq, battle=body["battle"], model_a=body["model_a"], model_b=body["model_b"],
+        winner=body["winner"], time=body["time"], probability=body["probability"],
+        voter=str(body["voter"]), category=body["category"], prompt=str(body["cluster"]), style=style,
+        purpose=body["purpose"], consent=consent, rated=not reason, reason=reason,
+        weights_a=tuple(body["weights_a"]), weights_b=tuple(body["weights_b"]),
+    )  # fmt: skip
