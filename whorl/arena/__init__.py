@@ -50,8 +50,8 @@ PUBLIC = {
     "Store": "store.store",
 }
 __all__ = [
-    "Battle", "Battles", "Board", "Flip", "Judge", "OddVoter", "PairSampler", "RatingConfig", "Ratings", "Store",
-    "fit_bradley_terry", "make_board", "odd_voters", "pair_sampler", "ratings_by_category",
+    "Battle", "Battles", "Board", "Flip", "Judge", "OddVoter", "PairSampler", "RatingConfig", "Ratings",
+    "Store", "fit_bradley_terry", "make_board", "odd_voters", "pair_sampler", "ratings_by_category",
     "ratings_over_time", "ratings_table", "read_battles", "replay", "simulate_battles", "style_counts",
     "votes_to_flip", "win_matrix", "write_battles", "write_plot",
 ]  # fmt: skip
