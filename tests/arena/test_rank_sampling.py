@@ -65,6 +65,7 @@ def test_they_sum_to_one_and_none_falls_below_the_floor(
     assert len(sampler.pairs) == pairs
     assert sampler.probability.sum() == pytest.approx(1)
     assert sampler.probability.min() >= floor / pairs * (1 - 1e-12)
+    assert sampler.probability.max() <= 1
 
 
 def test_draws_have_the_logged_probabilities_and_fair_sides() -> None:

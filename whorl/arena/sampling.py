@@ -67,7 +67,8 @@ def pair_sampler(
     n = np.maximum(count[first, second], UNSEEN)
     spread = variance[first, second]
     gain = np.sqrt(spread / n) - np.sqrt(spread / (n + 1))
-    return PairSampler(names, pairs, floor * uniform + (1 - floor) * gain / gain.sum())
+    shares = floor * uniform + (1 - floor) * gain / gain.sum()
+    return PairSampler(names, pairs, np.minimum(shares, 1.0))  # one pair's share may round to above 1
 
 
 def _pair_statistics(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from whorl.cli.simulate import simulate
 from whorl.cli.votes import export, verify
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def command() -> None:
     """Who is better: rank models by people's votes, or try it with simulated ones; check and export votes."""
 
 
+command.add_command(simulate)
 command.add_command(verify)
 command.add_command(export)
 
@@ -166,7 +168,7 @@ def show(ratings: Ratings, flips: dict[str, int | None] | None, as_json: bool) -
         say(f"note: {note}")
 
 
-@command.command(context_settings={"max_content_width": 110})
+@click.command("simulate", context_settings={"max_content_width": 110})
 @click.option("--synthetic", is_flag=True, required=True, expose_value=False,
               help="Make up the models: nothing is loaded, nobody is asked.")  # fmt: skip
 @click.option("--models", default=12, show_default=True, type=click.IntRange(min=2), help="How many models.")
@@ -199,7 +201,7 @@ def show(ratings: Ratings, flips: dict[str, int | None] | None, as_json: bool) -
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the votes as a csv that rank reads.")
 @click.option("--json", "as_json", is_flag=True, help="Print {rows, tau, held} as JSON.")
-def simulate(
+def synthetic(
     models: int, spread: float, battles: int, judges: int, tie_width: float, left: float,
     noise: float, active: bool, repeat: int, seed: int, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
