@@ -78,10 +78,11 @@ inline void unpack(const Matrix& w, int64_t row, int64_t k, int64_t count, uint8
 }
 
 // 16 rows of W times a strip of x over groups [first, last): `codes` are W's from the first on, in rows of
-// `stride` bytes; PER: `factors` [16, groups] are W's scales, each for `span` groups of x.
+// `stride` bytes; PER: `factors` [16, groups] are W's scales, each for `span` groups of x. `prefetch`: 0, or
+// the length of rows that come from memory.
 template <bool PER>
 void multiply(const Strip* x, int64_t first, int64_t last, const uint8_t* codes, int64_t stride,
-              const float* factors, int64_t groups, int64_t span, bool prefetch, __m512* sum) {
+              const float* factors, int64_t groups, int64_t span, int64_t prefetch, __m512* sum) {
   alignas(64) int32_t made[2][TILE][TILE];
   const auto add = [&](int64_t group, const int32_t (*products)[TILE]) __attribute__((always_inline)) {
     const __m512 unit = _mm512_load_ps(x[group].scale);
@@ -101,8 +102,10 @@ void multiply(const Strip* x, int64_t first, int64_t last, const uint8_t* codes,
     _tile_loadd(4, codes + GROUP, stride);
     _tile_loadd(6, x[group + 1].codes, 64);
     _tile_dpbusd(1, 4, 6);
-    if (prefetch)
-      for (int64_t r = 0; r < TILE; ++r) __builtin_prefetch(codes + r * stride + AHEAD);
+    if (prefetch) {  // AHEAD bytes on in each row, or in the rows of the block that follows
+      const int64_t on = group * GROUP + AHEAD, next = on < prefetch ? AHEAD : AHEAD + (TILE - 1) * stride;
+      for (int64_t r = 0; r < TILE; ++r) __builtin_prefetch(codes + r * stride + next);
+    }
     _tile_stored(0, made[0], 64);
     _tile_stored(1, made[1], 64);
     add(group, made[0]);
@@ -131,13 +134,13 @@ void block(const Strip* x, int64_t strips, const Matrix& w, int64_t row, const T
     __m512 sum[TILE] = {};
     if (bit == 8) {
       const uint8_t* from = w.packed + row * w.stride;
-      multiply<false>(x, 0, steps, from, w.stride, nullptr, 0, 1, strip == 0, sum);
+      multiply<false>(x, 0, steps, from, w.stride, nullptr, 0, 1, strip == 0 ? w.in : 0, sum);
     } else {
       for (int64_t k = 0; k < w.in; k += CHUNK) {
         const int64_t count = std::min(CHUNK, w.in - k), first = k / GROUP, last = (k + count) / GROUP;
         if (strip == 0 || w.in > CHUNK) unpack(w, row, k, count, codes);
-        if (per) multiply<true>(x, first, last, codes, CHUNK, factors.data(), w.groups, span, false, sum);
-        else multiply<false>(x, first, last, codes, CHUNK, nullptr, 0, 1, false, sum);
+        if (per) multiply<true>(x, first, last, codes, CHUNK, factors.data(), w.groups, span, 0, sum);
+        else multiply<false>(x, first, last, codes, CHUNK, nullptr, 0, 1, 0, sum);
       }
     }
     alignas(64) float out[TILE][TILE];
