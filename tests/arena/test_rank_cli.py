@@ -121,7 +121,7 @@ def test_a_plot_is_written(votes: Path, capsys: pytest.CaptureFixture[str], form
         (["rank", "VOTES", "--interval", "bootstrap", "--rounds", "1"], "rounds 1 is too few"),
         (["rank", "VOTES", "--category", "x"], "no column 'category', which --category asks for"),
         (["rank"], "Missing argument 'FILE'"),
-        (["simulate"], "Missing option '--synthetic'"),
+        (["simulate"], "Missing argument '[NAME=]MODEL|URL…'"),
         (["simulate", "--synthetic", "--models", "1"], "--models"),
         (["simulate", "--synthetic", "--noise", "2"], "--noise"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,14 +13,18 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def bench() -> ModuleType:
+def bench() -> Iterator[ModuleType]:
     path = Path(__file__).parents[2] / "bench" / "train.py"
+    sys.path.insert(0, str(path.parent))  # as when it is run: benches share files beside them
     spec = importlib.util.spec_from_file_location("whorl_bench_train", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(path.parent))
 
 
 def test_each_batch_has_the_loss_that_transformers_takes_from_labels(bench: ModuleType) -> None:
