@@ -9,8 +9,10 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -80,18 +82,57 @@ class Terminal:
         os.write(self.master, text.encode() + b"\n")
 
 
-def test_ctrl_c_stops_the_reply_and_not_the_program(address: str) -> None:
-    terminal = Terminal(command(address, "--max-tokens", "450", "--temperature", "5"))
+class Slow(BaseHTTPRequestHandler):
+    """A server whose replies take half a minute: a word each 20 ms."""
+
+    left = threading.Event()  # set when a client has gone
+
+    def do_GET(self) -> None:
+        self._answer("application/json", b'{"data": [{"id": "slow"}]}')
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer("text/event-stream", b"")
+        delta = {"choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": None}]}
+        try:
+            for _ in range(1500):
+                self.wfile.write(b"data: " + json.dumps(delta).encode() + b"\n\n")
+                time.sleep(0.02)
+        except OSError:
+            self.left.set()
+
+    def _answer(self, kind: str, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def slow() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_ctrl_c_stops_the_reply_and_not_the_program(slow: str) -> None:
+    terminal = Terminal(command(slow))
     try:
-        terminal.until("weights")
+        terminal.until("/help")
         terminal.type("Break.")
-        time.sleep(0.15)
+        terminal.until("word word word")
         terminal.process.send_signal(signal.SIGINT)
-        terminal.until("tokens/s")
-        terminal.process.send_signal(signal.SIGINT)
-        terminal.until("/quit ends")
+        assert Slow.left.wait(20), "the server was not told"
         terminal.type("/help")
         terminal.until("/image FILE")
+        assert terminal.seen.count("word") < 1500
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.until("/quit ends")
         terminal.type("/quit")
         assert terminal.process.wait(10) == 0
     finally:
