@@ -137,7 +137,8 @@ def test_masks_cover_what_the_assistant_wrote_and_nothing_else(ours: Tokenizer, 
         assert run[-1] == ours.id_of("<|im_end|>")
         got = parse_reply(run, ours)
         assert (got.text, got.tool_calls) == (message.text, message.tool_calls)
-        spaced = message.reasoning and message.reasoning[0] == message.reasoning[-1] == "\n"
+        # A line break right after <think> is read as the template's, which writes thinking on its own lines.
+        spaced = message.reasoning and message.reasoning[0] == "\n"
         assert spaced or got.reasoning == message.reasoning
 
 
