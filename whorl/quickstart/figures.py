@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from whorl.base.client import OpenAIClient
 from whorl.base.errors import FaultError
@@ -71,10 +72,7 @@ def measure_figures(
     """Measure the models on what they have never seen: the chat model through its server's API, as
     everyone else will meet it; the base model's bits per byte in this process."""
     rows = likelihood_rows(load(base_dir), corpus)
-    tasks: list[tuple[Task, Sequence[Tool]]] = [(course.digits, ()), (course.arithmetic, course.tools)]
-    if course.lookups is not None:
-        tasks.append((course.lookups, course.tools))
-    reports = asyncio.run(ask_served(model_dir, tasks)).tasks
+    reports = asyncio.run(ask_served(model_dir, course.tasks)).tasks
     digits, arithmetic = reports[:2]
     rows.append(_share("digits read from images never seen", digits.score, 96))
     rows.append(_share("arithmetic on unseen operands, through the calculator", arithmetic.score, 98))
@@ -85,24 +83,33 @@ def measure_figures(
     else:
         lookups = reports[2]
         rows += [_share(calls, lookups.part("call"), 95), _share(answers, lookups.part("answer"), 80)]
+    log_figures(rows, logbook)
+    return Figures(rows, [pair for report in reports for pair in _samples(report)])
+
+
+def log_figures(rows: Sequence[Figure], logbook: Logbook) -> None:
+    """The measured ones, as results of the run."""
     for row in rows:
         if not math.isnan(row.value):
             logbook.event(
                 "result", name=row.name, value=row.value, unit=row.unit, cases=row.cases, floor=row.floor,
                 error=0.0 if math.isnan(row.error) else row.error, lower_is_better=row.lower_is_better,
             )  # fmt: skip
-    return Figures(rows, [pair for report in reports for pair in _samples(report)])
 
 
 async def ask_served(model_dir: Path, tasks: Sequence[tuple[Task, Sequence[Tool]]]) -> Report:
     """Serve the model for as long as the tasks take. FaultError where another one answers."""
     with served(model_dir, "--memory", str(CACHE_GB)) as address:
         async with OpenAIClient(address) as client:
-            card = await client.connect()
-            if card.get("weight_version") != weight_version(model_dir):
-                raise FaultError(f"{address} serves other weights than {model_dir}; start again")
+            check_weights(await client.connect(), address, model_dir)
             params = SamplingParams(max_tokens=CALL_TOKENS)
             return await evaluate(client, tasks, model=str(model_dir), params=params)
+
+
+def check_weights(card: Mapping[str, Any], address: str, model_dir: Path) -> None:
+    """FaultError where the server at `address`, by its model's card, has other weights than the directory."""
+    if card.get("weight_version") != weight_version(model_dir):
+        raise FaultError(f"{address} serves other weights than {model_dir}; start again")
 
 
 def likelihood_rows(model: Decoder, corpus: Corpus) -> list[Figure]:
