@@ -1,4 +1,4 @@
-"""What the round trip has shown, as rows of the table: who is above whom by the votes, and that none is lost."""
+"""What the round trip has shown, as rows of the table: who is above whom by the votes; votes lost."""
 
 from __future__ import annotations
 
@@ -27,18 +27,11 @@ def arena_rows(
     ratings = fit_bradley_terry(Battles.from_rows(votes)) if votes else None
     none = "does not apply: no vote that rates"
     why_not = none if learnt else "does not apply: no vote preferred a reply, so nothing was learnt"
-    lost = Figure(
-        LOST,
-        lost_votes(store, journal),
-        cases=len(journal.votes()),
-        floor=1,
-        lower_is_better=True,
-        unit="votes",
-    )
+    cast = len(journal.votes())
     return [
         _gap(ABOVE, ratings, names["chat"], names["base"], apart=True, none=none),
         _gap(NOT_BELOW, ratings, names["dpo"], names["chat"], apart=False, none=why_not),
-        lost,
+        Figure(LOST, lost_votes(store, journal), cases=cast, floor=1, lower_is_better=True, unit="votes"),
     ]
 
 

@@ -205,8 +205,8 @@ class Ring:
             self.journal.note(name, number, pair.id, "set aside")
             return
         self.journal.note(name, number, pair.id, "begun")
-        for side, outcome in zip(("a", "b"), sides, strict=True):
-            _say(self.store, pair, side, outcome, len(asked_of.messages))
+        _say(self.store, pair, "a", sides[0], len(asked_of.messages))
+        _say(self.store, pair, "b", sides[1], len(asked_of.messages))
         self.store.vote(pair.id, winner, person=self.judge.id)
         self.journal.note(name, number, pair.id, winner)
 

@@ -1,5 +1,5 @@
-"""`whorl quickstart`: documents → tokens → pre-training → chat training → figures, in the time given; then the
-round trip through the arena."""
+"""`whorl quickstart`: documents → tokens → pre-training → chat training → figures, in the time given; then
+the round trip through the arena."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _train(config: QuickstartConfig, run: Path, votes: Path, stages: Stages, log
             plan = make_plan(config, logbook)
             kept["value"] = plan.to_json()
     plan = Plan(**stages.value("plan"))
-    trip = None if config.no_round_trip else plan_round_trip(config.minutes)
+    trip = None if config.no_round_trip else plan_round_trip(plan.minutes)
     for line in [*plan.lines(), *([trip.line()] if trip else [])]:
         say(line)
     with stages.stage("data", plan.budget["data"]):

@@ -59,6 +59,11 @@ class Plan:
     def model(self, image_token: int, vocabulary: int = VOCABULARY) -> ModelConfig:
         return model_config((self.d_model, self.layers, self.d_ff), image_token, vocabulary)
 
+    @property
+    def minutes(self) -> float:
+        """What the run was given when it was planned."""
+        return self.budget["data"] / SHARES["data"] / 60
+
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 

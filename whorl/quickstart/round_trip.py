@@ -145,13 +145,14 @@ class RoundTrip:
 
 def learn_preferences(run: Path, seed: int, dtype: str) -> str:
     """The chat model, trained on the run's pairs, in run/dpo/model; the signal it left on, if any."""
+    pairs = str(run / FOLDER / OWN_PAIRS)
+    train = DpoTrainConfig(
+        seed=seed, dtype=dtype, compile="off", optim=OptimConfig(lr=LR, muon_lr=MUON_LR, weight_decay=0.0),
+        schedule=ScheduleConfig(warmup=2, decay=0.5), keep_checkpoints=1,
+    )  # fmt: skip
     config = DpoConfig(
-        model=str(run / DIRECTORIES["chat"]), pairs=(str(run / FOLDER / OWN_PAIRS),), runs=str(run), name="dpo",
-        length=BATCH_TOKENS, max_length=SEQUENCE, too_long="drop", validation=0.0, epochs=EPOCHS, nll=NLL,
-        train=DpoTrainConfig(
-            seed=seed, dtype=dtype, compile="off", optim=OptimConfig(lr=LR, muon_lr=MUON_LR, weight_decay=0.0),
-            schedule=ScheduleConfig(warmup=2, decay=0.5), keep_checkpoints=1,
-        ),
+        model=str(run / DIRECTORIES["chat"]), pairs=(pairs,), runs=str(run), name="dpo", nll=NLL,
+        length=BATCH_TOKENS, max_length=SEQUENCE, too_long="drop", validation=0.0, epochs=EPOCHS, train=train,
     )  # fmt: skip
     return dpo(config).left
 
