@@ -50,7 +50,7 @@ def _gap(name: str, ratings: Ratings | None, model: str, other: str, *, apart: b
         return Figure(name, note=none)
     points, low, high = ratings.difference(model, other)
     places = [ratings.place(model), ratings.place(other)]
-    reach = Z95 * SCALE * float(np.sqrt(np.maximum(np.diag(ratings.covariance)[places], 0)).sum())
+    reach = float(Z95 * SCALE * np.sqrt(np.maximum(np.diag(ratings.covariance)[places], 0)).sum())
     return Figure(
         name, points, (high - low) / 2 / Z95, ratings.votes, floor=reach if apart else -reach, unit="points"
     )

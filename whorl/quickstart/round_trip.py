@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from whorl.arena.store.exporting import PAIRS, export
 from whorl.arena.store.store import Store
@@ -126,21 +128,25 @@ class RoundTrip:
         there are. Once it is written it stays: a preference run goes on with the pairs that it began with."""
         place = self.run / FOLDER / OWN_PAIRS
         if not place.exists():
-            wanted = self.journal.votes(TRAIN)
-            with tempfile.TemporaryDirectory() as temporary:
+            wanted, counts = self.journal.votes(TRAIN), Counter(pairs=0, silent=0)
+            with tempfile.TemporaryDirectory() as temporary, atomic_write(place) as file:
                 made = export(self.store, Path(temporary) / "export")
-                with atomic_write(place) as file:
-                    for record in read_jsonl(made.path / PAIRS):
-                        if record["id"] in wanted:
+                for record in read_jsonl(made.path / PAIRS):
+                    if record["id"] in wanted:
+                        counts["silent" if is_silent(record) else "pairs"] += 1
+                        if not is_silent(record):
                             file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self.logbook.event("data", name="preference pairs", counts=dict(counts))
         pairs = sum(1 for _ in read_jsonl(place))
-        self.logbook.event("data", name="preference pairs", counts={"pairs": pairs})
-        say(
-            f"{pairs} pairs of a better and a worse reply"
-            if pairs
-            else "no vote preferred one reply to the other: there is nothing to learn from"
-        )
+        told = f"{pairs} pairs of a better and a worse reply"
+        say(told if pairs else "no vote preferred one reply to the other: there is nothing to learn from")
         return pairs
+
+
+def is_silent(pair: dict[str, Any]) -> bool:
+    """Whether a reply in it has no words and no calls: an answer one may vote against, and no text to learn."""
+    replies = [one for one in (*pair["chosen"], *pair["rejected"]) if one["role"] == "assistant"]
+    return any(not str(one.get("content") or "").strip() and not one.get("tool_calls") for one in replies)
 
 
 def learn_preferences(run: Path, seed: int, dtype: str) -> str:
