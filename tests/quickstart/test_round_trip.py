@@ -28,7 +28,7 @@ WORDS = ("alder", "birch", "cedar", "dogwood", "elm", "fir", "ginkgo", "hazel", 
 
 @dataclass(frozen=True)
 class Known:
-    """Whatever is asked, a reply should hold what has been learnt: `tests.models.learnt.BROKEN`, or nearly."""
+    """Whatever is asked, a reply should hold what has been learnt: nearly `tests.models.learnt.BROKEN`."""
 
     name: str = "known"
 

@@ -144,7 +144,7 @@ class RoundTrip:
 
 
 def is_silent(pair: dict[str, Any]) -> bool:
-    """Whether a reply in it has no words and no calls: an answer one may vote against, and no text to learn."""
+    """Whether a reply in it has no words and no calls: one may vote against it, and not learn from it."""
     replies = [one for one in (*pair["chosen"], *pair["rejected"]) if one["role"] == "assistant"]
     return any(not str(one.get("content") or "").strip() and not one.get("tool_calls") for one in replies)
 
