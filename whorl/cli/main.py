@@ -36,6 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "arena": ("whorl.cli.arena", "Who is better: rank, simulate; votes: verify, export."),
     "judge": ("whorl.cli.judge", "Models compared or scored by another model."),
     "serve": ("whorl.cli.serve", "Models behind OpenAI's API."),
+    "studio": ("whorl.cli.studio", "Pages to talk, judge and look in."),
     "model": ("whorl.cli.model", "Model directories: export, merge, info, pull."),
     "runs": ("whorl.cli.runs", "What was trained: list, show, report."),
     "backup": ("whorl.cli.backup", "Votes and runs' records into a folder that is read back."),
