@@ -38,9 +38,12 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
+    """Who votes. `stamp` is a short digest of the sign-in token's hash: another token, another stamp."""
+
     id: int
     name: str
     role: Role = "voter"
+    stamp: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,7 +172,12 @@ class Store:
     def people(self) -> list[Person]:
         with self.database.read() as connection:
             rows = connection.execute(sa.select(people).order_by(people.c.id)).all()
-        return [Person(id=row.id, name=row.name, role=row.role) for row in rows]
+        return [_as_person(row) for row in rows]
+
+    def person(self, number: int) -> Person | None:
+        with self.database.read() as connection:
+            row = connection.execute(sa.select(people).where(people.c.id == number)).first()
+        return None if row is None else _as_person(row)
 
     def new_token(self, person: int) -> str:
         """A fresh sign-in token in place of the old one. Only its hash is kept: show it once."""
@@ -192,7 +197,7 @@ class Store:
         kept = row.token if row is not None and row.token else ""
         if not hmac.compare_digest(kept, _hashed(token)) or row is None:
             raise InputError("name or token is wrong; ask an admin for a new token")
-        return Person(id=row.id, name=row.name, role=row.role)
+        return _as_person(row)
 
     # -- conversations -----------------------------------------------------------------------------
 
@@ -381,6 +386,11 @@ class Store:
     def preferences(self, conversation: str) -> list[Preference]:
         with self.database.read() as connection:
             return preferences.read_preferences(connection, conversation)
+
+
+def _as_person(row: sa.Row[Any]) -> Person:
+    stamp = hashlib.sha256(row.token.encode()).hexdigest()[:16] if row.token else ""
+    return Person(id=row.id, name=row.name, role=row.role, stamp=stamp)
 
 
 def _hashed(token: str) -> str:
