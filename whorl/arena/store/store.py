@@ -6,12 +6,7 @@ has changed nothing. A store may be used by many threads, and by many processes 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 import os
-import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +15,10 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from whorl.arena.store import chain, preferences, prompts, talks, verification, votes
+from whorl.arena.store import chain, people, preferences, prompts, talks, verification, votes
 from whorl.arena.store.database import CHAIN, PROMPTS, Database
 from whorl.arena.store.migrate import enter, migrate, newest, refuse_none
 from whorl.arena.store.records import (
-    ROLES,
     BattleVote,
     Consent,
     Conversation,
@@ -39,13 +33,12 @@ from whorl.arena.store.records import (
     Vote,
     Winner,
 )  # fmt: skip
-from whorl.arena.store.schema import conversations, log, models, people
+from whorl.arena.store.schema import conversations, log
 from whorl.base.errors import InputError
 from whorl.base.nouns import Message
 
 FORMAT = 1
 TRAIN_SHARE = 0.5
-ERASED_NAME = "erased-{}"
 
 
 def default_store(workspace: str | Path | None = None) -> Path:
@@ -136,63 +129,31 @@ class Store:
         self, name: str, *, address: str = "", aliases: Sequence[str] = (), active: bool = True
     ) -> Model:
         """Make a model known, or change what is known of it; its name stays for ever."""
-        if not name.strip():
-            raise InputError("a model needs a name")
-        row = {"address": address, "aliases": json.dumps(list(aliases)), "active": active}
         with self._write() as connection:
-            changed = connection.execute(sa.update(models).where(models.c.name == name).values(row))
-            if not changed.rowcount:
-                added = chain.microseconds(time.time())
-                connection.execute(sa.insert(models).values(name=name, added=added, **row))
-        return Model(name=name, address=address, aliases=tuple(aliases), active=active)
+            return people.put_model(connection, name, address, aliases, active)
 
     def models(self) -> list[Model]:
         with self.database.read() as connection:
-            rows = connection.execute(sa.select(models).order_by(models.c.name)).all()
-        return [
-            Model(
-                name=row.name, address=row.address, aliases=tuple(json.loads(row.aliases)), active=row.active
-            )
-            for row in rows
-        ]
+            return people.read_models(connection)
 
     def add_person(self, name: str, *, role: Role = "voter") -> Person:
         """A new person; InputError where the name is taken."""
-        if not name.strip():
-            raise InputError("a person needs a name")
-        if role not in ROLES:
-            raise InputError(f"role {role!r} is none of {', '.join(ROLES)}")
-        with self._write(PROMPTS) as connection:  # two of one name at once: the second is told
-            if connection.execute(sa.select(people.c.id).where(people.c.name == name)).first():
-                raise InputError(f"person {name!r} is in the store already")
-            row = {"name": name, "role": role, "added": chain.microseconds(time.time())}
-            number = connection.execute(sa.insert(people).values(row).returning(people.c.id)).scalar_one()
-        return Person(id=number, name=name, role=role)
+        with self._write(PROMPTS) as connection:
+            return people.add(connection, name, role)
 
     def people(self) -> list[Person]:
         with self.database.read() as connection:
-            rows = connection.execute(sa.select(people).order_by(people.c.id)).all()
-        return [Person(id=row.id, name=row.name, role=row.role) for row in rows]
+            return people.read(connection)
 
     def new_token(self, person: int) -> str:
         """A fresh sign-in token in place of the old one. Only its hash is kept: show it once."""
-        token = secrets.token_urlsafe(24)
         with self._write() as connection:
-            done = connection.execute(
-                sa.update(people).where(people.c.id == person).values(token=_hashed(token))
-            )
-        if not done.rowcount:
-            raise InputError(f"person {person} is not in the store; add_person makes one")
-        return token
+            return people.renew_token(connection, person)
 
     def sign_in(self, name: str, token: str) -> Person:
         """The person of that name and token. InputError says not which of the two was wrong."""
         with self.database.read() as connection:
-            row = connection.execute(sa.select(people).where(people.c.name == name)).first()
-        kept = row.token if row is not None and row.token else ""
-        if not hmac.compare_digest(kept, _hashed(token)) or row is None:
-            raise InputError("name or token is wrong; ask an admin for a new token")
-        return Person(id=row.id, name=row.name, role=row.role)
+            return people.sign_in(connection, name, token)
 
     # -- conversations -----------------------------------------------------------------------------
 
@@ -358,15 +319,18 @@ class Store:
         self.database.scrub()
         return end
 
-    def erase_person(self, person: int) -> None:
-        """Erase all conversations of a person, and the name."""
-        for held in self.conversations(person=person):
-            if held.erased is None:
-                self.erase(held.id)
-        row = {"name": ERASED_NAME.format(person), "token": None, "role": "voter"}
-        with self._write() as connection:
-            connection.execute(sa.update(people).where(people.c.id == person).values(row))
+    def erase_person(self, person: int) -> Head:
+        """Erase all conversations of a person, the name and the token."""
+        left = sa.select(conversations.c.id).where(
+            conversations.c.person == person, conversations.c.erased.is_(None)
+        )
+        with self._write(PROMPTS, CHAIN) as connection:
+            people.forget(connection, person)
+            for conversation in connection.execute(left).scalars().all():
+                votes.erase(connection, conversation)
+            end = chain.head(connection)
         self.database.scrub()
+        return end
 
     def thumb(self, turn: int, value: int, *, person: int, reason: str = "") -> int:
         """A thumb for a reply in one's own chat: 1, -1, or 0 to take it back."""
@@ -381,8 +345,3 @@ class Store:
     def preferences(self, conversation: str) -> list[Preference]:
         with self.database.read() as connection:
             return preferences.read_preferences(connection, conversation)
-
-
-def _hashed(token: str) -> str:
-    """Tokens are random and long: a plain hash of one tells nothing."""
-    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
