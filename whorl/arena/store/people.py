@@ -74,6 +74,10 @@ def sign_in(connection: Connection, name: str, token: str) -> Person:
     return Person(id=row.id, name=row.name, role=row.role)
 
 
+def sign_out(connection: Connection, person: int) -> None:
+    _change(connection, person, token=None)
+
+
 def forget(connection: Connection, person: int) -> None:
     """Take away the name and the token; the number stays, votes carry it."""
     _change(connection, person, name=ERASED_NAME.format(person), token=None, role="voter")

@@ -73,6 +73,15 @@ class Turn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Said:
+    """A message on its way into the store. `trace` is the server's record of a reply."""
+
+    message: Message
+    weight_version: str = ""
+    trace: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pairing:
     """A battle before its vote: two models over one conversation, which has the same id.
     `probability` is that with which this pair was drawn; `cluster` numbers prompts that say the same."""

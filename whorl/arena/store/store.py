@@ -15,7 +15,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from whorl.arena.store import chain, people, preferences, prompts, talks, verification, votes
+from whorl.arena.store import chain, people, preferences, prompts, saying, talks, verification, votes
 from whorl.arena.store.database import CHAIN, PROMPTS, Database
 from whorl.arena.store.migrate import enter, migrate, newest, refuse_none
 from whorl.arena.store.records import (
@@ -27,7 +27,9 @@ from whorl.arena.store.records import (
     Pairing,
     Person,
     Preference,
+    Purpose,
     Role,
+    Said,
     Side,
     Turn,
     Vote,
@@ -96,13 +98,18 @@ class Store:
 
     @contextmanager
     def _write(self, *locks: int) -> Iterator[Connection]:
-        """A transaction under `locks`, in the order PROMPTS, CHAIN; refused where a newer whorl has
-        migrated the store meanwhile."""
-        with self.database.write(locked=bool(locks)) as connection:
+        """A transaction, under `locks`; refused where a newer whorl has migrated the store meanwhile.
+
+        Whoever takes several things in PostgreSQL takes them in this order: conversations, PROMPTS,
+        CHAIN, a prompt's row. So nobody waits for one who waits for them."""
+        with self.database.write() as connection:
             enter(self.database, connection, self.revision)
-            for lock in locks:
-                self.database.lock(connection, lock)
+            self._lock(connection, *locks)
             yield connection
+
+    def _lock(self, connection: Connection, *locks: int) -> None:
+        for lock in locks:
+            self.database.lock(connection, lock)
 
     def _open_log(self, train_share: float | None) -> Mapping[str, Any]:
         """The settings in the log's first row, written when the store is made."""
@@ -168,13 +175,14 @@ class Store:
         """A conversation with one model, seen by name; its id. `opening` is what comes before the
         first reply: a system message if there is one, and the person's. `tools` are what the model may
         call, in OpenAI's form."""
+        begun = saying.open_conversation(person, "chat", opening, consent, tools)
         prompt = prompts.prepare(opening)
-        with self._write(PROMPTS) as connection:
-            place = self._place(connection, prompt, "train") if consent == "train" else None
-            number = talks.begin(connection, person, "chat", consent, place, tools)
-            for message in opening:
-                talks.say(connection, number, message)
-        return number
+        with self._write() as connection:
+            if consent == "train":
+                self._begin(connection, begun, prompt, "train")
+            else:
+                saying.begin(connection, begun, None)
+        return str(begun.row["id"])
 
     def start_battle(
         self,
@@ -189,16 +197,27 @@ class Store:
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> Pairing:
         """A conversation with two unnamed models. `probability` is that with which this pair was drawn."""
+        begun = saying.open_battle(person, opening, consent, tools, (model_a, model_b), probability, category)
         prompt = prompts.prepare(opening)
-        with self._write(PROMPTS) as connection:
-            place = self._place(connection, prompt, None)
-            number = talks.begin(connection, person, "battle", consent, place, tools)
-            pair = talks.begin_battle(connection, number, (model_a, model_b), probability, category, place)
-            for message in opening:
-                talks.say(connection, number, message)
-        return pair
+        with self._write() as connection:
+            place = self._begin(connection, begun, prompt, None)
+            return saying.begin_battle(connection, begun, place)
 
-    def _place(self, connection: Connection, prompt: prompts.Prompt, founder: Any) -> prompts.Place:
+    def _begin(
+        self, connection: Connection, begun: saying.Opening, prompt: prompts.Prompt, founder: Purpose | None
+    ) -> prompts.Place:
+        """Keep a conversation whose prompt has a place; the lock is taken last and for a new one only."""
+        place = prompts.find(connection, prompt)
+        saying.begin(connection, begun, place)
+        if place is None:
+            self._lock(connection, PROMPTS)
+            place = self._place(connection, prompt, founder)
+            saying.set_prompt(connection, begun.row["id"], place)
+        return place
+
+    def _place(
+        self, connection: Connection, prompt: prompts.Prompt, founder: Purpose | None
+    ) -> prompts.Place:
         return prompts.place(connection, prompt, train_share=self.settings["train_share"], founder=founder)
 
     def say(
@@ -215,11 +234,21 @@ class Store:
         """Add a turn behind `parent` (0: as a new beginning), or behind the last one; its number.
 
         In a battle `side` says whose reply it is. `trace` is the server's record of the reply."""
+        said = Said(message=message, weight_version=weight_version, trace=trace)
+        drafted = saying.draft(conversation, said, side)
         with self._write() as connection:
-            return talks.say(
-                connection, conversation, message, side=side, parent=parent, model=model,
-                weight_version=weight_version, trace=trace,
-            )  # fmt: skip
+            return saying.say(connection, drafted, parent=parent, model=model)
+
+    def answer(self, battle: str, *, a: Sequence[Said] = (), b: Sequence[Said] = ()) -> dict[Side, list[int]]:
+        """Add what both sides of a battle replied (with tools it is more than one message); the turns'
+        numbers by side. The same as `say` for each, in one transaction."""
+        given: dict[Side, Sequence[Said]] = {"a": a, "b": b}
+        sides = {side: saying.draft_side(battle, said, side) for side, said in given.items() if said}
+        if not sides:
+            raise InputError(f"battle {battle}: there is no answer to keep; give a, b or both")
+        with self._write() as connection:
+            made = saying.answer(connection, battle, sides)
+        return dict(zip(sides, made, strict=True))
 
     def turns(self, conversation: str) -> list[Turn]:
         """All turns of a conversation, oldest first, branches too; InputError for an unknown one."""
@@ -263,8 +292,43 @@ class Store:
         `person`, where given, must be the one who asked; `at` is when it was cast (now). InputError for
         an unknown battle, one that has its vote, or one where a side has not answered.
         """
-        with self._write(CHAIN) as connection:
-            return votes.cast(connection, battle, winner, person=person, at=at)
+        with self._write() as connection:
+            ballot = votes.fill(connection, battle, winner, person=person, at=at)
+            self._lock(connection, CHAIN)
+            return votes.cast(connection, ballot)
+
+    def add_battle(
+        self,
+        person: int,
+        opening: Sequence[Message],
+        *,
+        model_a: str,
+        model_b: str,
+        probability: float,
+        consent: Consent,
+        a: Sequence[Said],
+        b: Sequence[Said],
+        winner: Winner,
+        category: str = "",
+        tools: Sequence[Mapping[str, Any]] = (),
+        at: float | None = None,
+    ) -> Vote:
+        """A battle whose answers and vote are there already, as a scripted judge's are: `start_battle`,
+        `answer` and `vote` in one transaction."""
+        begun = saying.open_battle(person, opening, consent, tools, (model_a, model_b), probability, category)
+        number, prompt = begun.row["id"], prompts.prepare(opening)
+        said = (saying.draft_side(number, a, "a"), saying.draft_side(number, b, "b"))
+        with self._write() as connection:
+            last = saying.begin(connection, begun, None)[-1]
+            chains = [saying.Chain(last, model_a, said[0]), saying.Chain(last, model_b, said[1])]
+            saying.add_turns(connection, chains)
+            self._lock(connection, PROMPTS)
+            place = self._place(connection, prompt, None)
+            saying.set_prompt(connection, number, place)
+            saying.begin_battle(connection, begun, place)
+            ballot = votes.fill(connection, number, winner, person=person, at=at)
+            self._lock(connection, CHAIN)
+            return votes.cast(connection, ballot)
 
     def battles(
         self,
@@ -303,32 +367,41 @@ class Store:
 
     def set_consent(self, conversation: str, consent: Consent) -> Head:
         """From now on; boards of the past stay as they were."""
+        saying.check_consent(consent)
         prompt = None
         if consent == "train":
             said = [turn.message for turn in self.turns(conversation) if turn.message is not None]
             prompt = prompts.prepare(said) if said else None
-        with self._write(PROMPTS, CHAIN) as connection:
+        with self._write() as connection:
+            talks.hold(connection, conversation)
+            self._lock(connection, PROMPTS)
             place = self._place(connection, prompt, "train") if prompt else None
+            self._lock(connection, CHAIN)
             return votes.set_consent(connection, conversation, consent, place)
 
     def erase(self, conversation: str) -> Head:
         """Take away what was said, for good: from the tables and from the database's files. The vote
         stays, without words. Backups made before still hold them."""
-        with self._write(PROMPTS, CHAIN) as connection:
+        with self._write() as connection:
+            talks.hold(connection, conversation)
+            self._lock(connection, PROMPTS, CHAIN)
             end = votes.erase(connection, conversation)
         self.database.scrub()
         return end
 
     def erase_person(self, person: int) -> Head:
-        """Erase all conversations of a person, the name and the token."""
-        left = sa.select(conversations.c.id).where(
-            conversations.c.person == person, conversations.c.erased.is_(None)
-        )
-        with self._write(PROMPTS, CHAIN) as connection:
-            people.forget(connection, person)
-            for conversation in connection.execute(left).scalars().all():
+        """Erase all conversations of a person, the name and the token. Three transactions, so that a
+        person's row is never held beside others': token, words, name. Killed between, call it again."""
+        with self._write() as connection:
+            people.sign_out(connection, person)
+        with self._write() as connection:
+            left = talks.hold_all(connection, person)
+            self._lock(connection, PROMPTS, CHAIN)
+            for conversation in left:
                 votes.erase(connection, conversation)
             end = chain.head(connection)
+        with self._write() as connection:
+            people.forget(connection, person)
         self.database.scrub()
         return end
 
