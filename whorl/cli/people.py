@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import click
 
@@ -28,7 +27,9 @@ def list_(store: str | None, as_json: bool) -> None:
     with Store.open(store or default_store(), create=False) as votes:
         known = votes.people()
     if as_json:
-        click.echo(json.dumps([asdict(person) for person in known], ensure_ascii=False, indent=2))
+        click.echo(
+            json.dumps([{"id": one.id, "name": one.name, "role": one.role} for one in known], indent=2)
+        )
         return
     for person in known:
         click.echo(f"{person.id:>4}  {person.role:<5}  {person.name}")

@@ -134,8 +134,7 @@ def find_person(store: Store, name: str) -> Person:
 
 
 def of_person(store: Store, person: Person | None) -> list[str]:
-    held = store.conversations(person=person.id) if person else []
-    return [one.id for one in held if one.erased is None]
+    return [one.id for one in store.conversations(person=person.id, erased=False)] if person else []
 
 
 def what_goes(store: Store, conversations: list[str]) -> dict[str, int]:

@@ -103,7 +103,10 @@ class Database:
             with self.faults(), self.engine.connect() as connection:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.execute(
-                    sa.text("VACUUM arena_contents, arena_people, arena_prompts, arena_prompt_keys")
+                    sa.text(
+                        "VACUUM arena_contents, arena_conversations, arena_people, arena_prompts,"
+                        " arena_prompt_keys, arena_prompt_bands"
+                    )
                 )
             return
         # secure_delete wrote zeros into the pages; now the log of pages goes, once nobody reads it.
@@ -122,6 +125,8 @@ class Database:
             yield
         except sa.exc.DBAPIError as error:
             raise _explained(error, str(self)) from error
+        except (UnicodeEncodeError, OverflowError) as error:  # the drivers', of what they are given
+            raise InputError(f"store {self}: no database keeps this: {error}") from error
         except sqlite3.Error as error:
             raise _in_words(" ".join(str(error).split()), str(self)) from error
         except sa.exc.TimeoutError as error:
@@ -228,6 +233,8 @@ def use_write_ahead_log(database: Database) -> None:
 
 def _explained(error: sa.exc.DBAPIError, where: str) -> Exception:
     said = " ".join(str(error.orig).split())
+    if isinstance(error, sa.exc.DataError):
+        return InputError(f"store {where}: the database cannot keep this: {said}")
     if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError):
         return DataError(f"store {where}: the database refused: {said}")
     return _in_words(said, where)

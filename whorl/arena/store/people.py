@@ -8,6 +8,7 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -55,8 +56,25 @@ def add(connection: Connection, name: str, role: Role) -> Person:
 
 
 def read(connection: Connection) -> list[Person]:
-    rows = connection.execute(sa.select(people).order_by(people.c.id)).all()
-    return [Person(id=row.id, name=row.name, role=row.role) for row in rows]
+    return [_as_person(row) for row in connection.execute(sa.select(people).order_by(people.c.id))]
+
+
+def read_one(connection: Connection, person: int) -> Person | None:
+    row = connection.execute(ONE, {"number": person}).first()
+    return None if row is None else _as_person(row)
+
+
+ONE = sa.select(people).where(people.c.id == sa.bindparam("number"))  # asked for with every page
+
+
+def _as_person(row: sa.Row[Any]) -> Person:
+    stamp = _hashed(f"stamp {row.token}")[:16] if row.token else ""
+    return Person(id=row.id, name=row.name, role=row.role, stamp=stamp)
+
+
+def set_role(connection: Connection, person: int, role: str) -> None:
+    check_role(role)
+    _change(connection, person, role=role)
 
 
 def renew_token(connection: Connection, person: int) -> str:
@@ -71,7 +89,7 @@ def sign_in(connection: Connection, name: str, token: str) -> Person:
     kept = row.token if row is not None and row.token else ""
     if not hmac.compare_digest(kept, _hashed(token)) or row is None:
         raise InputError("name or token is wrong; ask an admin for a new token")
-    return Person(id=row.id, name=row.name, role=row.role)
+    return _as_person(row)
 
 
 def sign_out(connection: Connection, person: int) -> None:

@@ -38,9 +38,13 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
+    """`stamp` changes with the token and is empty without one: a session that was opened under another
+    one has ended. It tells nothing of the token."""
+
     id: int
     name: str
     role: Role = "voter"
+    stamp: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,7 @@ class Conversation:
     started: float
     erased: float | None = None
     tools: tuple[dict[str, Any], ...] = ()  # what the models may call, in OpenAI's form
+    title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -35,7 +35,7 @@ from whorl.arena.store.records import (
     Vote,
     Winner,
 )  # fmt: skip
-from whorl.arena.store.schema import conversations, log
+from whorl.arena.store.schema import log
 from whorl.base.errors import InputError
 from whorl.base.nouns import Message
 
@@ -152,6 +152,16 @@ class Store:
         with self.database.read() as connection:
             return people.read(connection)
 
+    def person(self, person: int) -> Person | None:
+        """The person of that number; None for one who is not there. A session that was opened under
+        another `stamp` than this has ended: the token was renewed, or the person erased."""
+        with self.database.read() as connection:
+            return people.read_one(connection, person)
+
+    def set_role(self, person: int, role: Role) -> None:
+        with self._write() as connection:
+            people.set_role(connection, person, role)
+
     def new_token(self, person: int) -> str:
         """A fresh sign-in token in place of the old one. Only its hash is kept: show it once."""
         with self._write() as connection:
@@ -260,23 +270,51 @@ class Store:
         with self.database.read() as connection:
             return talks.head(connection, conversation)
 
-    def conversations(self, *, person: int | None = None, kind: str | None = None) -> list[Conversation]:
-        """Heads of conversations, the newest first."""
-        query = talks.heads().order_by(conversations.c.started.desc(), conversations.c.id)
-        if person is not None:
-            query = query.where(conversations.c.person == person)
-        if kind is not None:
-            query = query.where(conversations.c.kind == kind)
+    def conversations(
+        self,
+        *,
+        person: int | None = None,
+        kind: Literal["chat", "battle"] | None = None,
+        erased: bool | None = None,
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> list[Conversation]:
+        """Heads of conversations, the newest first: the first `limit`, or those that follow the
+        conversation `before`, the last of the page above. `erased` False leaves tombstones out."""
         with self.database.read() as connection:
-            return [talks.as_conversation(row) for row in connection.execute(query)]
+            return talks.read_heads(connection, person, kind, erased, limit, before)
 
-    def search(self, person: int, words: str, *, limit: int = 50) -> list[Turn]:
-        """Turns of a person's conversations whose text holds `words`, the newest first. Case does not
-        count; in SQLite it does beyond ASCII."""
+    def rename_conversation(self, conversation: str, title: str) -> None:
+        """Give a conversation a title: one line of up to 200 characters. It goes when the rest goes."""
+        title = talks.as_title(title)
+        with self._write() as connection:
+            talks.rename(connection, conversation, title)
+
+    def turn(self, turn: int) -> Turn:
+        with self.database.read() as connection:
+            return talks.read_turn(connection, turn)
+
+    def path(self, turn: int) -> list[Turn]:
+        """The turns from the first one to `turn`, by their parents: one branch, as a model sees it."""
+        with self.database.read() as connection:
+            conversation = talks.read_turn(connection, turn).conversation
+            return talks.path(talks.read_turns(connection, conversation), turn)
+
+    def search(
+        self,
+        person: int,
+        words: str,
+        *,
+        kind: Literal["chat", "battle"] | None = None,
+        limit: int = 50,
+        before: int | None = None,
+    ) -> list[Turn]:
+        """Turns of a person's conversations whose text holds `words`, the newest first; `before` is the
+        last turn of the page above. Case does not count; in SQLite it does beyond ASCII."""
         if not words.strip():
             raise InputError("there is nothing to search for; give a word")
         with self.database.read() as connection:
-            return talks.search(connection, person, words, limit)
+            return talks.search(connection, person, words, kind=kind, limit=limit, before=before)
 
     def battle(self, battle: str) -> Pairing:
         with self.database.read() as connection:

@@ -50,6 +50,23 @@ def hold(connection: Connection, conversation: str, what: str = "conversation") 
     return Held(row.id, row.person, row.consent, None if row.model_a is None else as_pairing(row, False))
 
 
+LONGEST_TITLE = 200
+
+
+def rename(connection: Connection, conversation: str, title: str) -> None:
+    hold(connection, conversation)
+    this = conversations.c.id == conversation
+    connection.execute(sa.update(conversations).where(this).values(title=title))
+
+
+def as_title(text: str) -> str:
+    """One line of at most LONGEST_TITLE characters."""
+    line = " ".join("".join(" " if ord(letter) < 32 else letter for letter in text).split())
+    if len(line) > LONGEST_TITLE:
+        raise InputError(f"title is {len(line):,} characters long, more than {LONGEST_TITLE}; shorten it")
+    return line
+
+
 def hold_all(connection: Connection, person: int) -> list[str]:
     """All conversations of a person that are not erased, held."""
     mine = sa.select(conversations.c.id).where(
@@ -66,6 +83,36 @@ def head(connection: Connection, conversation: str) -> Conversation:
     return as_conversation(row)
 
 
+def read_heads(
+    connection: Connection, person: int | None, kind: str | None, erased: bool | None, limit: int | None,
+    before: str | None,
+) -> list[Conversation]:  # fmt: skip
+    """Heads, the newest first; see `Store.conversations`."""
+    _check_limit(limit)
+    query = heads().order_by(conversations.c.started.desc(), conversations.c.id).limit(limit)
+    if person is not None:
+        query = query.where(conversations.c.person == person)
+    if kind is not None:
+        query = query.where(conversations.c.kind == kind)
+    if erased is not None:
+        gone = conversations.c.erased.is_not(None)
+        query = query.where(gone if erased else sa.not_(gone))
+    if before is not None:
+        seen = connection.execute(
+            sa.select(conversations.c.started).where(conversations.c.id == before)
+        ).scalar()
+        if seen is None:
+            raise InputError(f"conversation {before!r} is not in the store; begin with the first page")
+        older = conversations.c.started < seen
+        query = query.where(older | ((conversations.c.started == seen) & (conversations.c.id > before)))
+    return [as_conversation(row) for row in connection.execute(query)]
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit} of a page must be 1 or more")
+
+
 def heads() -> sa.Select[Any]:
     """Conversations with the text of their tools."""
     tools = contents.alias()
@@ -79,7 +126,7 @@ def as_conversation(row: Row[Any]) -> Conversation:
     return Conversation(
         id=row.id, person=row.person, kind=row.kind, consent=row.consent,
         started=chain.seconds(row.started), erased=erased,
-        tools=tuple(json.loads(row.tools_body)["tools"]) if row.tools_body else (),
+        tools=tuple(json.loads(row.tools_body)["tools"]) if row.tools_body else (), title=row.title,
     )  # fmt: skip
 
 
@@ -124,14 +171,29 @@ def read_turns(connection: Connection, conversation: str) -> list[Turn]:
     return [as_turn(row) for row in turn_rows(connection, conversation)]
 
 
-def search(connection: Connection, person: int, words: str, limit: int) -> list[Turn]:
+def read_turn(connection: Connection, turn: int) -> Turn:
+    row = connection.execute(whole_turns().where(turns.c.id == turn)).first()
+    if row is None:
+        raise InputError(f"turn {turn} is not in the store")
+    return as_turn(row)
+
+
+def search(
+    connection: Connection, person: int, words: str, *, kind: str | None, limit: int, before: int | None
+) -> list[Turn]:
     """Turns of a person's conversations whose text holds `words`, the newest first."""
+    _check_limit(limit)
     # As the words stand in JSON; what matches there by accident (a key, an escape) is sorted out below.
     inside = json.dumps(words, ensure_ascii=False)[1:-1]
     query = whole_turns().join(conversations, conversations.c.id == turns.c.conversation)
     query = query.where(conversations.c.person == person, contents.c.body.icontains(inside, autoescape=True))
+    if kind is not None:
+        query = query.where(conversations.c.kind == kind)
+    if before is not None:
+        query = query.where(turns.c.id < before)
     found: list[Turn] = []
-    for row in connection.execute(query.order_by(turns.c.id.desc())):
+    # A page at a time: most of what is found here is wanted, and a word may be in every turn.
+    for row in connection.execute(query.order_by(turns.c.id.desc()), execution_options={"yield_per": limit}):
         turn = as_turn(row)
         if turn.message is not None and words.casefold() in turn.message.text.casefold():
             found.append(turn)

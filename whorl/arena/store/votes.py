@@ -158,7 +158,7 @@ def erase(connection: Connection, conversation: str) -> Head:
         sa.select(conversations.c.prompt).where(conversations.c.id == conversation)
     ).scalar()
     gone = sa.update(conversations).where(conversations.c.id == conversation)
-    connection.execute(gone.values(erased=now, prompt=None))
+    connection.execute(gone.values(erased=now, prompt=None, title=""))
     if prompt is not None:
         prompts.forget(connection, prompt)
     return chain.append(connection, "erase", conversation, {})
