@@ -158,19 +158,21 @@ def ratings_half(options: argparse.Namespace, console: Console) -> str:
 def store_half(options: argparse.Namespace, console: Console) -> str:
     load = os.getloadavg()[0]
     found = at_the_store(options.people, options.seconds, options.pace)
+    who = f"{options.people} people at once, a battle every {options.pace:g} s each"
     console.print(
-        f"{options.people} people at once, a battle every {options.pace:g} s each; ms of half, 95 % and 99 % of"
-        f" the calls; load {load:.1f} at the start", soft_wrap=True,
-    )  # fmt: skip
+        f"{who}; ms of half, 95 % and 99 % of the calls; load {load:.1f} at the start", soft_wrap=True
+    )
     for name, one in found.items():
+        shares = [one[share] for share in ("p50_ms", "p95_ms", "p99_ms")]
         calls = (
-            f"{what} {' / '.join(format(one[share][what], '.1f') for share in ('p50_ms', 'p95_ms', 'p99_ms'))}"
+            f"{what} {' / '.join(f'{share[what]:.1f}' for share in shares)}"
             for what in ("vote", "answer", "start")
         )
         console.print(
-            f"{name}: {one['votes_per_s']:.0f} votes/s; {', '.join(calls)}; {one['cpu_ms_per_battle']:.1f} ms of"
-            f" this process a battle; lost {one['lost']} of {one['votes']:,}", soft_wrap=True,
-        )  # fmt: skip
+            f"{name}: {one['votes_per_s']:.0f} votes/s; {', '.join(calls)}; {one['cpu_ms_per_battle']:.1f} ms"
+            f" of this process a battle; lost {one['lost']} of {one['votes']:,}",
+            soft_wrap=True,
+        )
     keep("arena", {"what": "store", "stores": found, "load": load}, ("sqlalchemy", "psycopg", "pgserver"))
     for name, one in found.items():
         if one["lost"]:
