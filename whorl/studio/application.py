@@ -23,6 +23,7 @@ from whorl.serve.api.errors import ApiError, add_handlers, error_response
 from whorl.serve.api.guards import BodyLimit, Linger
 from whorl.studio.models.pages import add_models
 from whorl.studio.people.pages import add_people
+from whorl.studio.runs.pages import add_runs
 from whorl.studio.studio import Studio
 from whorl.studio.web.guards import SAFE, SameOrigin, SecurityHeaders
 from whorl.studio.web.pages import STATIC
@@ -56,6 +57,7 @@ def app(studio: Studio) -> FastAPI:
     made.mount("/static", Files(directory=Path(str(STATIC))), name="static")
     add_people(made, studio)
     add_models(made, studio)
+    add_runs(made, studio)
 
     @made.get("/")
     async def front(request: Request) -> Response:
