@@ -67,7 +67,10 @@ def test_columns_grow_past_their_first_room() -> None:
     columns = VoteColumns()
     random = np.random.default_rng(0)
     rows = [
-        as_row(n + 1, (random.permutation(MODELS)[:2], WINNERS[n % 4], n, 0.5, str(n), "", str(n % 7), {"bold"}))
+        as_row(
+            n + 1,
+            (random.permutation(MODELS)[:2], WINNERS[n % 4], n, 0.5, str(n), "", str(n % 7), {"bold"}),
+        )
         for n in range(5000)
     ]  # fmt: skip
     for start in range(0, 5000, 700):

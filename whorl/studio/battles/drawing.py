@@ -42,7 +42,9 @@ class PairDrawer:
         if len(well) < 2:
             seeing = " that see images" if images else ""
             remedy = "leave the image out, or join another" if images else "join another on the Models page"
-            raise InputError(f"a battle needs two models{seeing} that are well; there are {len(well)}: {remedy}")
+            raise InputError(
+                f"a battle needs two models{seeing} that are well; there are {len(well)}: {remedy}"
+            )
         rested = [name for name in well if time.monotonic() - self._failed.get(name, -1e9) > REST_SECONDS]
         return tuple(sorted(rested if len(rested) >= 2 else well))
 
@@ -52,5 +54,3 @@ class PairDrawer:
         if self._made is None or self._made[:2] != (snapshot.seq, names):
             self._made = (snapshot.seq, names, pair_sampler(names, snapshot.battles))
         return self._made[2]
-
-

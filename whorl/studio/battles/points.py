@@ -168,7 +168,8 @@ def _credit(voter: _Voter, vote: BattleVote, models: int) -> Iterable[Gain]:
     fewest = min(voter.categories.get(name, 0) for name in CATEGORIES)
     steps = {
         "first": True, "five": True, "unsure": unsure >= 1,
-        "ground": voter.categories.get(vote.category, 0) <= fewest, "again": _alike(voter, vote),
+        "ground": vote.category in CATEGORIES and voter.categories.get(vote.category, 0) <= fewest,
+        "again": _alike(voter, vote),
     }  # fmt: skip
     for quest in QUESTS:
         if steps[quest.name]:
