@@ -10,6 +10,7 @@ beside its own options: hand them on, `load_config(TrainConfig, path, overrides)
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -111,6 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if debug:
             raise
         code = complain(str(error), 2 if isinstance(error, InputError | DataError) else 1)
+    except OSError as error:
+        if debug or (line := disk_fault(error)) is None:
+            raise
+        code = complain(line, 1)
     except ModuleNotFoundError as error:
         if debug or (line := missing_library(error)) is None:
             raise
@@ -133,6 +138,26 @@ def usage(error: click.UsageError) -> int:
 def interrupted() -> int:
     print("whorl: interrupted", file=sys.stderr)
     return 130
+
+
+# What a disk says when it takes no more, and what a person does then.
+DISK_FAULTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space or have the quota raised",
+    errno.EFBIG: "raise the limit on a file's size (ulimit -f)",
+    errno.EROFS: "give a folder that can be written",
+    errno.EACCES: "give a folder that you may write",
+    errno.EIO: "look after the disk",
+}
+
+
+def disk_fault(error: OSError) -> str | None:
+    """A full or read-only disk in one line; None where the error is another."""
+    if error.errno not in DISK_FAULTS:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    said = error.strerror or "the disk fails"
+    return f"{place}{said}; {DISK_FAULTS[error.errno]} and run it again: what was finished is kept"
 
 
 def missing_library(error: ModuleNotFoundError) -> str | None:

@@ -21,6 +21,7 @@ from starlette.types import Scope
 from whorl import __version__
 from whorl.serve.api.errors import ApiError, add_handlers, error_response
 from whorl.serve.api.guards import BodyLimit, Linger
+from whorl.studio.battles.pages import add_battles
 from whorl.studio.models.pages import add_models
 from whorl.studio.people.pages import add_people
 from whorl.studio.runs.pages import add_runs
@@ -45,6 +46,7 @@ def app(studio: Studio) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         studio.pool.watch()
+        studio.battles.start()
         yield
         await studio.close()
 
@@ -56,6 +58,7 @@ def app(studio: Studio) -> FastAPI:
     _add_refusals(made, studio)
     made.mount("/static", Files(directory=Path(str(STATIC))), name="static")
     add_people(made, studio)
+    add_battles(made, studio)
     add_models(made, studio)
     add_runs(made, studio)
 
