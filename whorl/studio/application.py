@@ -22,6 +22,7 @@ from whorl import __version__
 from whorl.serve.api.errors import ApiError, add_handlers, error_response
 from whorl.serve.api.guards import BodyLimit, Linger
 from whorl.studio.battles.pages import add_battles
+from whorl.studio.board.pages import add_board
 from whorl.studio.models.pages import add_models
 from whorl.studio.people.pages import add_people
 from whorl.studio.runs.pages import add_runs
@@ -59,6 +60,7 @@ def app(studio: Studio) -> FastAPI:
     made.mount("/static", Files(directory=Path(str(STATIC))), name="static")
     add_people(made, studio)
     add_battles(made, studio)
+    add_board(made, studio)
     add_models(made, studio)
     add_runs(made, studio)
 

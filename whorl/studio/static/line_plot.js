@@ -9,6 +9,7 @@ import { exact, logTicks, nearest, roundTicks, runningMean, scale, short } from 
 const [RIGHT, TOP, BOTTOM] = [14, 12, 26];
 const LETTER = 7; // about the width of a digit at 12 px
 const TABLE_ROWS = 200;
+const BANDS = 3; // curves whose intervals are drawn; those of more would hide each other, and are in the values
 const LINES = new Set(["resume", "fault", "signal", "damaged"]); // events that cut the run: a line through the picture
 const SECONDS = [1, 5, 15, 30, 60, 300, 900, 1800, 3600, 10800, 21600, 43200, 86400, 172800, 604800, 2592000, 7776000, 31536000];
 
@@ -38,6 +39,11 @@ class LinePlot extends Plot {
 
   #shown() {
     return this.data.series.map((one, index) => ({ ...one, index })).filter((one) => !this.#off.has(one.name));
+  }
+
+  /** The ends of the interval that is drawn, if any. */
+  #band(one, shown) {
+    return one.low && shown.length <= BANDS ? [one.low, one.high] : [];
   }
 
   get places() {
@@ -73,7 +79,7 @@ class LinePlot extends Plot {
   }
 
   #range(shown) {
-    const values = shown.flatMap((one) => [...one.y, ...(one.low ?? []), ...(one.high ?? [])]).filter((value) => Number.isFinite(value) && (!this.#log || value > 0));
+    const values = shown.flatMap((one) => [...one.y, ...this.#band(one, shown).flat()]).filter((value) => Number.isFinite(value) && (!this.#log || value > 0));
     if (!values.length) return this.#log ? [0.1, 1] : [0, 1];
     values.sort((a, b) => a - b);
     let [low, high] = [values[0], values.at(-1)];
@@ -100,7 +106,7 @@ class LinePlot extends Plot {
 
   #curve(svg, one, x, y) {
     const style = look(one.index);
-    if (one.low) {
+    if (this.#band(one, this.#frame.shown).length) {
       const solid = one.x.map((_, place) => place).filter((place) => Number.isFinite(one.low[place]) && Number.isFinite(one.high[place]));
       const way = [...solid.map((place) => [place, one.high]), ...solid.reverse().map((place) => [place, one.low])];
       if (way.length) svg.append(shape("path", { class: "plot-band", fill: style.stroke, d: `M${way.map(([place, ends]) => `${x(one.x[place]).toFixed(1)} ${y(ends[place]).toFixed(1)}`).join("L")}Z` }));

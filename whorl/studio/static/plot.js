@@ -28,7 +28,8 @@ export function swatch(index) {
   return shape("svg", { viewBox: "0 0 18 8", "aria-hidden": "true" }, straight("plot-line", 1, 4, 17, 4, look(index)));
 }
 
-/** A plot as a custom element. Set `data` (its `title` and what the kind of plot needs) to draw it.
+/** A plot as a custom element. Set `data` (its `title` and what the kind of plot needs) to draw it; until
+    then the attribute `heading` says what will be there.
 
     A kind of plot has: `height(width)`, `draw(svg, width, height)`; `places`, how many there are to stop
     at; `placeAt(x, y)`; `values(place)` → {at, lines: [{name, value, series?, note?}], x}; `show(place)`
@@ -42,13 +43,13 @@ export class Plot extends HTMLElement {
   connectedCallback() {
     if (this.stage) return;
     const name = `plot-${(number += 1)}`;
-    this.heading = element("h3", { id: name });
+    this.heading = element("h3", { id: name }, this.getAttribute("heading") ?? "Plot");
     this.tools = element("div", { className: "row" });
     this.key = element("div", { className: "plot-key", role: "group", "aria-label": "Curves" });
     this.svg = shape("svg", { "aria-hidden": "true" });
     this.tip = element("div", { className: "plot-tip", hidden: true });
     this.none = element("div", { className: "plot-none", hidden: true }, "no values yet");
-    this.stage = element("div", { className: "plot-stage", tabIndex: 0, role: "slider", "aria-labelledby": name, "aria-roledescription": "plot" }, this.svg, this.none, this.tip);
+    this.stage = element("div", { className: "plot-stage", tabIndex: 0, role: "slider", "aria-labelledby": name, "aria-roledescription": "plot", "aria-valuenow": 0, "aria-valuemin": 0, "aria-valuemax": 0 }, this.svg, this.none, this.tip);
     this.holder = element("div", { className: "plot-table", hidden: true, tabIndex: 0, role: "region" });
     this.append(element("div", { className: "plot-head" }, this.heading, this.tools), this.key, this.stage, this.holder);
     this.tableButton = this.tool("Table", () => this.#showTable(this.holder.hidden));
