@@ -23,6 +23,7 @@ from whorl.serve.api.errors import ApiError, add_handlers, error_response
 from whorl.serve.api.guards import BodyLimit, Linger
 from whorl.studio.battles.pages import add_battles
 from whorl.studio.board.pages import add_board
+from whorl.studio.datasets.pages import add_datasets
 from whorl.studio.models.pages import add_models
 from whorl.studio.people.pages import add_people
 from whorl.studio.runs.pages import add_runs
@@ -63,6 +64,7 @@ def app(studio: Studio) -> FastAPI:
     add_board(made, studio)
     add_models(made, studio)
     add_runs(made, studio)
+    add_datasets(made, studio)
 
     @made.get("/")
     async def front(request: Request) -> Response:
