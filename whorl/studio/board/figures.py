@@ -96,16 +96,14 @@ class Figures:
     def flips(self, snapshot: Snapshot, view: View) -> list[Flip]:
         self.board(snapshot, view)
         key = (snapshot.seq, "flips", view.category)  # they are judged by plain ratings
-        return self._once(
-            key, lambda: votes_to_flip(view.chosen(snapshot.battles), top=MOST_FLIPS)
-        )
+        return self._once(key, lambda: votes_to_flip(view.chosen(snapshot.battles), top=MOST_FLIPS))
 
     def _once(self, key: Hashable, work: Callable[[], T]) -> T:
         """What is kept under `key`, or `work()`: two who ask at once wait for one of them to have done it."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
-                return self._kept[key]  # type: ignore[no-any-return]
+                return self._kept[key]
             busy = self._busy.setdefault(key, threading.Lock())
         with busy:
             if key not in self._kept:
@@ -116,7 +114,7 @@ class Figures:
                     while len(self._kept) > KEPT:
                         self._kept.popitem(last=False)
                 return done
-            return self._kept[key]  # type: ignore[no-any-return]
+            return self._kept[key]
 
 
 def matrix(snapshot: Snapshot, view: View, board: Board) -> dict[str, Any]:
@@ -126,14 +124,16 @@ def matrix(snapshot: Snapshot, view: View, board: Board) -> dict[str, Any]:
     places = [won.models.index(name) for name in shown]
     share = won.share[np.ix_(places, places)]
     met = won.battles[np.ix_(places, places)]
-    cells = [
-        [
-            {"share": None} if not met[i, j] or i == j
-            else {"share": f"{100 * share[i, j]:.0f}", "battles": int(met[i, j]), "shade": round(10 * share[i, j])}
-            for j in range(len(shown))
-        ]
-        for i in range(len(shown))
-    ]  # fmt: skip
+
+    def cell(row: int, column: int) -> dict[str, Any]:
+        if row == column or not met[row, column]:
+            return {"share": None}
+        won_here = float(share[row, column])
+        return {
+            "share": f"{100 * won_here:.0f}", "battles": int(met[row, column]), "shade": round(10 * won_here),
+        }  # fmt: skip
+
+    cells = [[cell(row, column) for column in range(len(shown))] for row in range(len(shown))]
     return {"models": shown, "cells": cells, "all": len(names)}
 
 

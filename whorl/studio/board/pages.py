@@ -66,7 +66,8 @@ def add_board(made: FastAPI, studio: Studio) -> None:
             return as_json(rows) if form == "json" else as_csv(rows)
 
         kind = "application/json" if form == "json" else "text/csv; charset=utf-8"
-        headers = {"Content-Disposition": f'attachment; filename="whorl-board.{form}"', "Cache-Control": "no-store"}
+        name = f'attachment; filename="whorl-board.{form}"'
+        headers = {"Content-Disposition": name, "Cache-Control": "no-store"}
         return Response(await run_in_threadpool(made_file), media_type=kind, headers=headers)
 
 
@@ -81,10 +82,14 @@ def read_view(request: Request) -> View:
 def shown(studio: Studio, figures: Figures, view: View) -> dict[str, Any]:
     """The page's values; `board` is None while no vote counts."""
     snapshot = figures.snapshot()
-    query = {"category": view.category, "style": "on" if view.style else "", "interval": view.interval}
+    asked = {
+        "category": view.category, "style": "on" if view.style else "",
+        "interval": "" if view.interval == "sandwich" else view.interval,
+    }  # fmt: skip
+    query = urlencode({name: value for name, value in asked.items() if value})
     values: dict[str, Any] = {
         "seq": snapshot.seq, "cast": snapshot.votes, "categories": list(snapshot.battles.category.names),
-        "styles": list(snapshot.battles.style_names), "query": urlencode({k: v for k, v in query.items() if v}),
+        "styles": list(snapshot.battles.style_names), "query": query,
         "rows": [], "pieces": {}, "counted": 0,
     }  # fmt: skip
     if snapshot.board is None:
@@ -118,7 +123,11 @@ def slower(studio: Studio, figures: Figures, view: View) -> dict[str, Any]:
 async def follow(live: LiveBoard, after: int) -> AsyncIterator[tuple[int, Event]]:
     """An event for each board newer than the log's row `after`, however many votes it has more."""
     loop, moved = asyncio.get_running_loop(), asyncio.Event()
-    end = live.listen(lambda _: loop.call_soon_threadsafe(moved.set) and None)
+
+    def tell(_: Snapshot) -> None:
+        loop.call_soon_threadsafe(moved.set)
+
+    end = live.listen(tell)
     try:
         while True:
             moved.clear()

@@ -42,7 +42,8 @@ def funnel(manifest: dict[str, Any]) -> list[Stage]:
 
 
 def histograms(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """{"plots", "read", "all"}: a histogram for each signal, over `read` of `all` documents."""
+    """{"plots", "same", "read", "all"}: a histogram for each signal, over `read` of `all` documents; a
+    signal that is the same for all of them needs none: (name, value) in `same`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -61,8 +62,15 @@ def histograms(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
                         columns.setdefault(signal, []).append(numbers_of(values.select([signal])))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{folder}: its signals cannot be read: {str(error).splitlines()[0]}") from error
-    plots = [histogram(name, np.concatenate(parts)) for name, parts in columns.items()]
-    return {"plots": [plot for plot in plots if plot is not None], "read": read, "all": rows}
+    plots, same = [], []
+    for name, parts in columns.items():
+        values = np.concatenate(parts)
+        values = values[np.isfinite(values)]
+        if len(values) and values.min() == values.max():
+            same.append((name, f"{values[0]:.4g}"))
+        elif len(values):
+            plots.append(histogram(name, values))
+    return {"plots": plots, "same": same, "read": read, "all": rows}
 
 
 def spread(table: Any, wanted: int) -> list[int]:
@@ -74,19 +82,14 @@ def spread(table: Any, wanted: int) -> list[int]:
     return sorted({int(number) for number in np.linspace(0, count - 1, take)})
 
 
-def histogram(name: str, values: np.ndarray) -> dict[str, Any] | None:
-    """A plot's data, with the median and what lies outside it; None where no document has the signal."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return None
+def histogram(name: str, values: np.ndarray) -> dict[str, Any]:
+    """A plot's data, with the median and what lies outside it; the values are finite and not all one."""
     low, high = float(values.min()), float(values.max())
     first, middle, last = (float(value) for value in np.quantile(values, (0.05, 0.5, 0.95)))
     beyond = 0
     if high > last + 4 * max(last - first, 1e-12) and last > first:  # a long tail would hide all the rest
         high = last + 2 * (last - first)
         beyond = int((values > high).sum())
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
     whole = bool(np.all(values == np.round(values))) and high - low < BINS
     bins = np.arange(np.floor(low), np.ceil(high) + 1.5) - 0.5 if whole else np.linspace(low, high, BINS + 1)
     counts, edges = np.histogram(values[values <= high], bins)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from whorl.base.errors import DataError, InputError
+from whorl.base.lineage import Origin
 from whorl.studio.datasets.figures import funnel, histograms
 from whorl.studio.datasets.finding import Datasets, Found
 from whorl.studio.datasets.samples import PAGE, kept, rejects
@@ -28,6 +29,10 @@ def add_datasets(made: FastAPI, studio: Studio) -> None:
     tracer = Tracer(studio.workspace, datasets)
     spreads = Spreads()
 
+    def tree(request: Request, origin: Origin) -> str:
+        root = str(request.scope.get("root_path") or "")
+        return studio.pages.part("trace_tree.html", node=tracer.node(origin), root=root)
+
     @made.get("/data")
     async def page(request: Request) -> Response:
         person = studio.person(request)
@@ -37,11 +42,11 @@ def add_datasets(made: FastAPI, studio: Studio) -> None:
     @made.get("/data/trace/{version}")
     async def trace(request: Request, version: str) -> Response:
         person = studio.person(request)
-        values: dict[str, Any] = {"version": version, "tree": "", "message": ""}
+        values: dict[str, Any] = {"weights": version, "tree": "", "message": ""}
         try:
             origin = await tracer.find(version)
             if origin is not None:
-                values["tree"] = studio.pages.part("trace_tree.html", node=tracer.node(origin), root=_root(request))
+                values["tree"] = tree(request, origin)
         except (InputError, DataError) as error:
             values["message"] = str(error)
         status = 404 if values["message"] else 200
@@ -53,9 +58,7 @@ def add_datasets(made: FastAPI, studio: Studio) -> None:
         studio.person(request)
         origin = await tracer.find(version, patience=None)
         assert origin is not None  # it was waited for
-        node = tracer.node(origin)
-        html = studio.pages.part("trace_tree.html", node=node, root=_root(request))
-        return JSONResponse({"tree": html, "origin": origin.to_json()})
+        return JSONResponse({"tree": tree(request, origin), "origin": origin.to_json()})
 
     @made.get("/data/{way:path}")
     async def dataset(request: Request, way: str) -> Response:
@@ -68,14 +71,11 @@ def add_datasets(made: FastAPI, studio: Studio) -> None:
         return studio.pages.page(request, "dataset.html", person, found=found, **(EMPTY | values))
 
 
-def _root(request: Request) -> str:
-    return str(request.scope.get("root_path") or "")
-
-
+# Of a folder with tokens alone.
 EMPTY: dict[str, Any] = {
-    "stages": [], "plots": [], "first_plots": FIRST_PLOTS, "read": 0, "all": 0, "kept": [], "rejects": None,
-    "reasons": {}, "step": "", "reason": "", "after": "", "page": 1, "pages": 1, "inputs": [], "more_inputs": 0,
-    "steps": [], "link": lambda **_: "",
+    "stages": [], "plots": [], "same": [], "first_plots": FIRST_PLOTS, "read": 0, "all": 0, "kept": [],
+    "rejects": None, "reasons": {}, "step": "", "reason": "", "after": "", "page": 1, "pages": 1,
+    "inputs": [], "more_inputs": 0, "steps": [], "link": lambda **_: "",
 }  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from whorl.base.errors import DataError
 
-PAGE = 10
-SHOWN, WHOLE = 700, 30_000  # characters at once, and when it is opened
+PAGE = 8
+SHOWN, WHOLE = 420, 30_000  # characters at once, and when it is opened
 SEARCHED = 48 << 20  # bytes of rejects that are looked through for one page
 COLUMNS = ["id", "text", "source", "line", "title", "kind", "split"]
 

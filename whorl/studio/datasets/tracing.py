@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 
-from whorl.base.errors import WhorlError
 from whorl.base.lineage import SHORT, Origin, trace_back
 from whorl.studio.datasets.finding import Datasets
 
@@ -64,5 +63,3 @@ class Tracer:
         root = (self._root / "runs").resolve()
         resolved = Path(path).resolve()
         return str(resolved.relative_to(root)) if path and resolved.is_relative_to(root) else ""
-
-
