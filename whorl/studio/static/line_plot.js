@@ -60,8 +60,8 @@ class LinePlot extends Plot {
     const shown = this.#shown();
     const [low, high] = this.#range(shown);
     const ticks = this.#log ? logTicks(low, high) : roundTicks(low, high, height > 220 ? 5 : 4);
-    const bottom = this.#log ? low : Math.min(low, ticks[0]);
-    const top = this.#log ? high : Math.max(high, ticks.at(-1));
+    const bottom = Math.min(low, ticks[0]);
+    const top = Math.max(high, ticks.at(-1));
     const left = 14 + LETTER * Math.max(...ticks.map((tick) => short(tick).length));
     const first = this.#xs[0] ?? 0;
     const last = Math.max(this.#xs.at(-1) ?? 1, first + (this.data.x === "time" ? 1e-3 : 1));

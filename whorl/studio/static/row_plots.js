@@ -98,7 +98,7 @@ class BarPlot extends Plot {
     const y = scale([0, ticks.at(-1)], [height - 24, 10]);
     this.#frame = { x };
     for (const tick of ticks) svg.append(straight("plot-grid", left, y.at(tick), width - 8, y.at(tick)), words(left - 7, y.at(tick) + 4, "end", short(tick)));
-    for (const tick of roundTicks(edges[0], edges.at(-1), Math.max(Math.floor(width / 110), 2))) {
+    for (const tick of roundTicks(edges[0], edges.at(-1), Math.max(Math.floor(width / 80), 3))) {
       if (tick >= edges[0] && tick <= edges.at(-1)) svg.append(words(x.at(tick), height - 6, "middle", short(tick)));
     }
     this.bars = counts.map((count, place) => {
@@ -120,7 +120,7 @@ class BarPlot extends Plot {
   values(place) {
     const { edges, counts } = this.data;
     const total = counts.reduce((sum, count) => sum + count, 0) || 1;
-    const lines = [{ name: this.data.unit ?? "documents", value: counts[place].toLocaleString("en"), note: `${exact((100 * counts[place]) / total)} %` }];
+    const lines = [{ name: this.data.unit ?? "documents", value: counts[place].toLocaleString("en"), note: `${((100 * counts[place]) / total).toFixed(1)} %` }];
     return { at: `${exact(edges[place])} to ${exact(edges[place + 1])}`, lines, x: this.#frame.x.at((edges[place] + edges[place + 1]) / 2) };
   }
 

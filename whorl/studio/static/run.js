@@ -41,10 +41,18 @@ function* drawn(run, metric) {
   }
 }
 
+/** `values` null: the run went back to that step, and what came after it is superseded. */
 function points({ run, points: fresh }) {
   const touched = new Set();
   let unknown = false;
   for (const [step, each] of fresh) {
+    if (each === null) {
+      for (const [plot, series] of drawn(run, null)) {
+        cut(series, step);
+        touched.add(plot);
+      }
+      continue;
+    }
     for (const [metric, value] of Object.entries(each)) {
       let found = false;
       for (const [plot, series] of drawn(run, metric)) {
@@ -61,18 +69,11 @@ function points({ run, points: fresh }) {
   refresh();
 }
 
-/** The run went back to an earlier step: what came after it is superseded. */
-function restored({ run, step }) {
-  const touched = new Set();
-  for (const [plot, series] of drawn(run, null)) {
-    const keep = series.x.findIndex((x) => x > step);
-    if (keep >= 0) {
-      series.x.length = keep;
-      series.y.length = keep;
-    }
-    touched.add(plot);
-  }
-  for (const plot of touched) plot.grown();
+function cut(series, step) {
+  const keep = series.x.findIndex((x) => x > step);
+  if (keep < 0) return;
+  series.x.length = keep;
+  series.y.length = keep;
 }
 
 function happened({ run, marks }) {
@@ -149,7 +150,7 @@ async function again() {
 function follow(now) {
   stop?.();
   show(now);
-  stop = listen(`/api/runs/stream?${query(now.ways)}&after=${now.after}`, { points, restored, happened, state, trouble, anew: again });
+  stop = listen(`/api/runs/stream?${query(now.ways)}&after=${now.after}`, { points, happened, state, trouble, anew: again });
 }
 
 tidy();

@@ -15,7 +15,7 @@ function count() {
 function row(one) {
   const made = element("tr", { "data-way": one.way, className: one.above ? "inner" : "" });
   const box = one.trouble ? "" : element("input", { type: "checkbox", name: "run", value: one.way, "aria-label": `Compare ${one.way}` });
-  const name = element("td", { className: "name" }, element("a", { href: `${root}/runs/${way(one.way)}` }, one.way));
+  const name = element("td", { className: "name" }, element("a", { href: `${root}/runs/${way(one.way)}` }, ...(one.above ? [element("span", { className: "unseen" }, `${one.above}/`), one.way.slice(one.above.length + 1)] : [one.way])));
   if (one.trouble) name.append(element("p", { className: "trouble small" }, one.trouble));
   made.append(element("td", {}, box), name, element("td"), ...["wide soft", "number wide", "number", "number"].map((className) => element("td", { className })));
   return made;
