@@ -158,14 +158,29 @@ def test_a_run_shows_the_runs_inside_it(studio: StudioProcess) -> None:
 
 def test_only_runs_of_the_workspace_can_be_seen(studio: StudioProcess) -> None:
     with studio.admin() as admin:
-        for way in ("../secret", "%2e%2e/secret", "..%2fsecret", "link", "/etc", "%2Fetc", "done/../../secret", "x%00"):
+        for way in (
+            "../secret",
+            "%2e%2e/secret",
+            "..%2fsecret",
+            "link",
+            "/etc",
+            "%2Fetc",
+            "done/../../secret",
+            "x%00",
+        ):
             for path in (f"/runs/{way}", f"/api/runs/curves?run={way}", f"/api/runs/stream?run={way}"):
                 assert admin.get(path).status_code == 404, path
         missing = admin.get("/runs/none", headers={"accept": "text/html"})
         assert missing.status_code == 404 and "There is no run none" in missing.text
         assert admin.get("/api/runs/curves").status_code == 400
     with httpx.Client(base_url=studio.address, trust_env=False) as stranger:
-        for path in ("/runs", "/runs/done", "/api/runs", "/api/runs/stream?run=done", "/runs/report?run=done"):
+        for path in (
+            "/runs",
+            "/runs/done",
+            "/api/runs",
+            "/api/runs/stream?run=done",
+            "/runs/report?run=done",
+        ):
             assert stranger.get(path).status_code == 401, path
 
 
@@ -225,7 +240,12 @@ def read_events(admin: httpx.Client, path: str, enough: Any, last_id: str = "") 
 
 
 def points(events: list[tuple[str, str, Any]]) -> list[tuple[int, float]]:
-    return [(step, each and each["loss"]) for _, name, data in events if name == "points" for step, each in data["points"]]
+    return [
+        (step, each and each["loss"])
+        for _, name, data in events
+        if name == "points"
+        for step, each in data["points"]
+    ]
 
 
 def test_a_stream_goes_on_where_it_broke_off(studio: StudioProcess, workspace: Path) -> None:
@@ -271,7 +291,9 @@ STEP = st.one_of(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(STEP, max_size=25))
-def test_reading_on_equals_reading_anew(tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, int]]) -> None:
+def test_reading_on_equals_reading_anew(
+    tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, int]]
+) -> None:
     """Whatever was written between two looks, a torn line at the end included."""
     workspace = tmp_path_factory.mktemp("read on")
     run = workspace / "runs" / "one"
@@ -293,7 +315,11 @@ def test_reading_on_equals_reading_anew(tmp_path_factory: pytest.TempPathFactory
             book = Logbook(run)  # cuts it
         else:
             record, expected = runs.record("one")[0], read_run(run)
-            assert (record.metrics, record.events, record.run) == (expected.metrics, expected.events, expected.run)
+            assert (record.metrics, record.events, record.run) == (
+                expected.metrics,
+                expected.events,
+                expected.run,
+            )
     book.close()
 
 
