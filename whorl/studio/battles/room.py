@@ -10,7 +10,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from whorl.arena.store import Person, Store
-from whorl.arena.store.records import Consent, Side
+from whorl.arena.store.records import Consent, Said, Side
 from whorl.base.errors import InputError, WhorlError
 from whorl.base.nouns import Message
 from whorl.base.progress import say
@@ -141,11 +141,11 @@ class BattleRoom:
             battle.give_up(STOPPED_EARLY)
             return
         try:
-            for side, finished in sorted(battle.finished.items()):
-                await run_in_threadpool(
-                    self._store.say, battle.id, finished.message, side=side,
-                    weight_version=finished.weight_version,
-                )  # fmt: skip
+            said = {
+                side: [Said(message=one.message, weight_version=one.weight_version)]
+                for side, one in battle.finished.items()
+            }
+            await run_in_threadpool(self._store.answer, battle.id, a=said["a"], b=said["b"])
         except WhorlError as error:
             say(f"battle {battle.id}: its answers were not kept: {error}")
             battle.give_up("The answers could not be kept.")
