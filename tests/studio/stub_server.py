@@ -1,7 +1,7 @@
 """Small servers of OpenAI's protocol for the studio's tests: what they say, how fast, and how they fail.
 
-    with stub_model("amber", answer="Hello.") as model:      # a thread of this process
-        model.address, model.asked, model.mode = "dead"
+with stub_model("amber", answer="Hello.") as model:      # a thread of this process
+    model.address, model.asked, model.mode = "dead"
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Mode = Literal["well", "dead", "breaks", "silent", "slow"]
 
 @dataclass(kw_only=True)
 class StubModel:
-    """`mode`: `dead` refuses each request with an error that names it, `breaks` fails after two words,
+    """`mode`: `dead` refuses each request with an error that names it, `breaks` fails after a word,
     `silent` never says a word, `slow` says one each 50 ms for half a minute."""
 
     name: str
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.model.reasoning:
                 self._delta({"reasoning_content": self.model.reasoning})
             for number, word in enumerate(self.model.words()):
-                if mode == "breaks" and number == 2:
+                if mode == "breaks" and number == 1:
                     error = {"error": {"message": f"{self.model.name} broke down"}}
                     self.wfile.write(b"data: " + json.dumps(error).encode() + b"\n\n")
                     return

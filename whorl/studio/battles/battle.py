@@ -96,10 +96,9 @@ class Battle:
                 exchanges[-1].replies[turn.side] = turn.message
                 weights[turn.side] |= {turn.weight_version} - {""}
         whole = bool(exchanges) and all(len(one.replies) == len(WORDS) for one in exchanges)
-        return cls(
-            exchanges=exchanges, weights=weights, state="open" if whole else "over",
-            why="" if whole else BROKEN_OFF, **known,
-        )  # fmt: skip
+        battle = cls(exchanges=exchanges, weights=weights, **known)
+        battle._end("open" if whole else "over", "" if whole else BROKEN_OFF)
+        return battle
 
     # -- its replies -------------------------------------------------------------------------------
 

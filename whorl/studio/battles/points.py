@@ -68,6 +68,12 @@ class Standing:
     alike: int = 0  # questions met again and judged alike …
     met_again: int = 0  # … of so many
 
+    @property
+    def fewest(self) -> tuple[str, ...]:
+        """The categories with the fewest votes."""
+        least = min(self.categories.get(name, 0) for name in CATEGORIES)
+        return tuple(name for name in CATEGORIES if self.categories.get(name, 0) == least)
+
 
 class Met(NamedTuple):
     """A question and the two models that answered it, whichever stood left."""
