@@ -117,9 +117,6 @@ class Ledger:
             voter.points += sum(gain.points for gain in gains)
             self._gains[vote.battle] = (vote, gains)
 
-    def forget(self) -> None:
-        self.__init__()  # type: ignore[misc]
-
     def vote_of(self, battle: str) -> BattleVote | None:
         found = self._gains.get(battle)
         return found[0] if found else None

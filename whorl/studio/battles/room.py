@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from whorl.arena.store import Person, Store
-from whorl.arena.store.records import Consent, Said, Side
+from whorl.arena.store.records import BattleVote, Consent, Said, Side
 from whorl.base.errors import InputError, WhorlError
 from whorl.base.nouns import Message
 from whorl.base.progress import say
@@ -35,7 +36,7 @@ class BattleRoom:
     def __init__(self, store: Store, pool: ModelPool, limits: StudioLimits) -> None:
         self._store, self._pool, self._limits = store, pool, limits
         self.ledger = Ledger()
-        self.board = LiveBoard(store, each=self.ledger.take, forget=self.ledger.forget)
+        self.board = LiveBoard(store, each=self._read)
         self._drawer = PairDrawer(pool, self.board)
         self._held: OrderedDict[str, Battle] = OrderedDict()
         self._loading = asyncio.Lock()
@@ -51,6 +52,13 @@ class BattleRoom:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         await run_in_threadpool(self.board.close)
+
+    def _read(self, votes: Sequence[BattleVote], afresh: bool) -> None:
+        """The board has read these (in its thread)."""
+        if afresh:
+            self.ledger = Ledger(votes)
+        else:
+            self.ledger.take(votes)
 
     # -- beginning and talking -----------------------------------------------------------------------
 
