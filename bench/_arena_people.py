@@ -35,6 +35,7 @@ from _mock_model import NAMES
 from whorl.arena.store import Store
 from whorl.base.files import write_json
 
+IDLE_SECONDS = 2.0
 WINNERS = ("left", "right", "tie", "bad")
 
 
@@ -47,14 +48,21 @@ class Browser:
         self.cookie = ""
 
     async def __aenter__(self) -> Browser:
-        self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        await self._connect()
         return self
+
+    async def _connect(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        self._used = time.monotonic()
 
     async def __aexit__(self, *_: object) -> None:
         self._writer.close()
 
     async def ask(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> Any:
-        """(status, headers, body)."""
+        """(status, headers, body). A connection that lay idle is about to be closed, and is left."""
+        if time.monotonic() - self._used > IDLE_SECONDS:
+            self._writer.close()
+            await self._connect()
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {len(body)}\r\n"
         head += f"Content-Type: {kind}\r\n" + (f"Cookie: {self.cookie}\r\n" if self.cookie else "")
         self._writer.write(head.encode() + b"\r\n" + body)
@@ -65,6 +73,7 @@ class Browser:
             answer = await self._reader.readexactly(int(headers["content-length"]))
         else:
             answer = await self._chunks() if headers.get("transfer-encoding") == "chunked" else b""
+        self._used = time.monotonic()
         return int(raw.split(" ", 2)[1]), raw, answer
 
     async def _chunks(self) -> bytes:

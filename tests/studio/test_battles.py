@@ -62,7 +62,7 @@ def arena(
 
 def settled(http: httpx.Client, number: str) -> dict[str, Any]:
     """The battle once both have answered, or one has failed."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         shown = http.get(f"/api/arena/{number}").json()
         if shown["state"] != "answering":
@@ -127,6 +127,19 @@ def test_a_battle_its_vote_and_what_comes_after(room: Room) -> None:
         assert outcome["standing"]["points"] == sum(gain["points"] for gain in outcome["gains"])
         mine = vera.get("/arena/me").text
         assert "appears after 10" in mine and battle["id"] in mine
+
+
+def test_real_models_with_an_image(studio: StudioProcess) -> None:
+    """Two directories, served by processes of their own, which have learnt what they see."""
+    from tests.models.learnt import DARK
+
+    with studio.voter("rita") as rita:
+        battle = begin(rita, "Shade?", images=[DARK.to_data_uri()])
+        assert battle["state"] == "open", battle["why"]
+        vote = rita.post(f"/api/arena/{battle['id']}/vote", json={"winner": "tie"}).json()["vote"]
+        assert {vote[side]["model"] for side in ("left", "right")} == {"tiny", "other"}
+        assert all(vote[side]["weights"] for side in ("left", "right"))
+        assert "dark" in {battle["exchanges"][0][side]["html"].strip("<p>/\n") for side in ("left", "right")}
 
 
 # -- blind ---------------------------------------------------------------------------------------------

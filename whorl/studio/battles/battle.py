@@ -110,6 +110,11 @@ class Battle:
         battle._end("open" if whole else "over", "" if whole else BROKEN_OFF)
         return battle
 
+    @property
+    def size(self) -> int:
+        """Bytes of its images: what makes a battle heavy."""
+        return sum(len(image.data) for one in self.exchanges for image in one.asked.images)
+
     # -- its replies -------------------------------------------------------------------------------
 
     def seen_by(self, side: Side) -> tuple[Message, ...]:

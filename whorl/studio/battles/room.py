@@ -16,7 +16,7 @@ from whorl.base.errors import InputError, WhorlError
 from whorl.base.nouns import Message
 from whorl.base.progress import say
 from whorl.serve.api.errors import ApiError
-from whorl.studio.battles.battle import WINNERS, WORDS, Battle, Cast, Exchange
+from whorl.studio.battles.battle import BROKEN_OFF, WINNERS, WORDS, Battle, Cast, Exchange
 from whorl.studio.battles.categories import category_of
 from whorl.studio.battles.drawing import PairDrawer
 from whorl.studio.battles.live_board import LiveBoard
@@ -24,7 +24,7 @@ from whorl.studio.battles.points import Ledger
 from whorl.studio.config import StudioLimits
 from whorl.studio.models.pool import ModelPool
 
-HELD = 2000  # battles kept in memory; the others are read from the store when they are asked for
+HELD, HELD_BYTES = 1000, 256 << 20  # battles kept in memory, and their images; the others are in the store
 MOST_EXCHANGES = 40
 STOPPED_EARLY = "Stopped before both had answered."
 BOARD_SECONDS = 20.0  # how long one waits for a board with a vote in it
@@ -47,8 +47,9 @@ class BattleRoom:
 
     async def close(self) -> None:
         for battle in self._held.values():
-            if battle.state == "answering":
+            if battle.state == "answering":  # not the person's wish: what came so far is no answer
                 battle.stop()
+                battle.give_up(BROKEN_OFF)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         await run_in_threadpool(self.board.close)
@@ -113,7 +114,13 @@ class BattleRoom:
         tasks = battle.start(self._pool, self._limits, seed=random.getrandbits(31))
         task = asyncio.create_task(self._see_through(battle, tasks))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and task.exception() is not None and battle.state == "answering":
+                battle.give_up("The studio failed; its terminal says how.")
+
+        task.add_done_callback(ended)
 
     async def _see_through(self, battle: Battle, tasks: list[asyncio.Task[None]]) -> None:
         """Wait for both; a side that fails ends the battle at once, and the other need not go on."""
@@ -238,11 +245,13 @@ class BattleRoom:
 
     def _hold(self, battle: Battle) -> None:
         self._held[battle.id] = battle
-        while len(self._held) > HELD:
-            oldest = next((one for one in self._held.values() if one.state != "answering"), None)
-            if oldest is None:
+        held = sum(one.size for one in self._held.values())
+        for oldest in list(self._held.values()):
+            if len(self._held) <= HELD and held <= HELD_BYTES:
                 return
-            del self._held[oldest.id]
+            if oldest.state != "answering" and oldest is not battle:
+                held -= oldest.size
+                del self._held[oldest.id]
 
 
 def _failure(sides: list[Side]) -> str:

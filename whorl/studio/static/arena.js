@@ -12,6 +12,7 @@ const KEYS = { 1: "left", ArrowLeft: "left", 2: "right", ArrowRight: "right", 3:
 const LATE_SECONDS = 12;
 
 const arena = document.querySelector("#arena");
+const narrow = matchMedia("(max-width: 760px)"); // the replies are swiped there, and by keys scrolled
 const part = (name) => arena.querySelector(`#${name}`);
 const composer = arena.querySelector("message-composer");
 const votes = part("votes");
@@ -37,7 +38,7 @@ function fill(made, said) {
 }
 
 function exchange({ asked, left, right }) {
-  const sides = element("div", { className: "sides", role: "group", tabIndex: 0, "aria-label": "Both replies" }, side("left", left), side("right", right));
+  const sides = element("div", { className: "sides", role: "group", tabIndex: narrow.matches ? 0 : -1, "aria-label": "Both replies" }, side("left", left), side("right", right));
   sides.addEventListener("scroll", () => together(sides), { passive: true });
   const made = element("div", { className: "exchange" }, personSaid(asked), sides);
   if (left && right) quiet(made);
@@ -138,13 +139,15 @@ function ended({ state, why }) {
   close();
   for (const word of SIDES) showWaiting(last(word), false);
   for (const one of part("talk").querySelectorAll(".late")) one.remove();
+  const idle = composer.contains(document.activeElement) || document.activeElement === document.body;
   Object.assign(battle, { state, why });
   settle();
+  if (state === "over" && idle) part("told").querySelector("button").focus({ preventScroll: true });
   if (state !== "open") return;
   quiet(part("talk").lastElementChild);
   tell("Both have answered. Vote with 1 left, 2 right, 3 tie, 4 both bad.");
   // The next thing to do is the vote; who is writing already is left alone.
-  if (!composer.text && (composer.contains(document.activeElement) || document.activeElement === document.body)) votes.focus({ preventScroll: true });
+  if (!composer.text && idle) votes.focus({ preventScroll: true });
 }
 
 composer.addEventListener("send", ({ detail }) => attempt(async () => {
