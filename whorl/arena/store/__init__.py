@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Pairing,
         Person,
         Preference,
+        Said,
         Turn,
         Vote,
     )
@@ -32,6 +33,7 @@ PUBLIC = {
     "Vote": "records",
     "BattleVote": "records",
     "Preference": "records",
+    "Said": "records",
     "Head": "records",
     "Verification": "verification",
     "export": "exporting",
@@ -41,7 +43,7 @@ PUBLIC = {
 }
 __all__ = [
     "BattleVote", "Conversation", "ExportReport", "Head", "Model", "Pairing", "Person", "Preference",
-    "Store", "Turn", "Verification", "Vote", "backup_workspace", "export", "restore_workspace",
+    "Said", "Store", "Turn", "Verification", "Vote", "backup_workspace", "export", "restore_workspace",
 ]  # fmt: skip
 
 

@@ -83,7 +83,8 @@ conversations = Table(
     Column("prompt", BigInteger),  # of arena_prompts, until no conversation needs that any more
     Column("started", BigInteger, nullable=False),
     Column("erased", BigInteger),
-    Index("arena_conversations_person", "person"),
+    Column("title", Text, nullable=False, server_default=text("''")),  # words: goes when the rest goes
+    Index("arena_conversations_started", "person", "started"),
     Index("arena_conversations_prompt", "prompt"),
 )
 
@@ -142,6 +143,12 @@ log = Table(
     Column("previous", String, nullable=False),
     Column("hash", String, nullable=False),
     Index("arena_log_subject", "subject"),
+    Index(
+        "arena_log_consents",
+        "seq",
+        sqlite_where=text("kind = 'consent'"),
+        postgresql_where=text("kind = 'consent'"),
+    ),
     Index(
         "arena_log_one_vote",
         "subject",
