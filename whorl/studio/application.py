@@ -21,6 +21,7 @@ from starlette.types import Scope
 from whorl import __version__
 from whorl.serve.api.errors import ApiError, add_handlers, error_response
 from whorl.serve.api.guards import BodyLimit, Linger
+from whorl.studio.chat.pages import add_chat
 from whorl.studio.models.pages import add_models
 from whorl.studio.people.pages import add_people
 from whorl.studio.studio import Studio
@@ -56,11 +57,12 @@ def app(studio: Studio) -> FastAPI:
     made.mount("/static", Files(directory=Path(str(STATIC))), name="static")
     add_people(made, studio)
     add_models(made, studio)
+    add_chat(made, studio)
 
     @made.get("/")
     async def front(request: Request) -> Response:
         studio.person(request)
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/models", 303)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/chat", 303)
 
     @made.get("/health")
     async def health() -> Response:

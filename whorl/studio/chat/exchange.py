@@ -201,9 +201,7 @@ class Exchange:
         self._asked.clear()
         return spent + len(calls)
 
-    async def _result(
-        self, turn: Turn, place: int, call: ToolCall, states: dict[int, str], left: int
-    ) -> str:
+    async def _result(self, turn: Turn, place: int, call: ToolCall, states: dict[int, str], left: int) -> str:
         decision: Decision = "once"
         if (waiting := self._asked.get((turn.id, place))) is not None:
             decision = await waiting

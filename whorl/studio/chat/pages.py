@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,14 +17,15 @@ from whorl.studio.chat.judging import add_judging
 from whorl.studio.chat.offered_tools import WORDS
 from whorl.studio.chat.rooms import Rooms
 from whorl.studio.chat.talking import add_talking
-from whorl.studio.chat.titles import Titles
+from whorl.studio.chat.titles import title_of
 from whorl.studio.chat.turns import own_chat, shown, with_judgements
 from whorl.studio.models.pages import card
 from whorl.studio.studio import Studio
 from whorl.studio.web.pages import PLACES
 
+Talk = dict[str, Any]  # a conversation as its page needs it
 LISTED = 40  # conversations a page of the list
-FOUND = 60
+FOUND = 100  # turns a search looks at
 AROUND = 60  # characters on each side of what was searched for
 
 
@@ -39,17 +39,18 @@ class NewConsent(BaseModel):
 
 def add_chat(made: FastAPI, studio: Studio) -> None:
     rooms = Rooms()
-    titles = Titles(studio.store)
     studio.closing.append(rooms.close)
-    _add_pages(made, studio, rooms, titles)
-    _add_list(made, studio, titles)
+    _add_pages(made, studio, rooms)
+    _add_list(made, studio)
     add_judging(made, studio)  # before what is at /api/chat/{id}: it has ways beside it
-    _add_settings(made, studio, rooms, titles)
-    add_talking(made, studio, rooms, titles)
+    _add_settings(made, studio, rooms)
+    add_talking(made, studio, rooms)
 
 
-def _add_pages(made: FastAPI, studio: Studio, rooms: Rooms, titles: Titles) -> None:
-    def page(request: Request, person: Person, first: dict[str, Any], talk: dict[str, Any] | None) -> Response:
+def _add_pages(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
+    def page(
+        request: Request, person: Person, first: dict[str, Any], talk: dict[str, Any] | None
+    ) -> Response:
         data = {
             "models": _models(studio), "tools": WORDS, "talk": talk, **first,
             "documents": any(place.path == "/data" for place in PLACES),
@@ -62,15 +63,15 @@ def _add_pages(made: FastAPI, studio: Studio, rooms: Rooms, titles: Titles) -> N
     @made.get("/chat")
     async def new(request: Request) -> Response:
         person = studio.person(request)
-        return page(request, person, await run_in_threadpool(_listed, studio, titles, person.id, 0), None)
+        return page(request, person, await run_in_threadpool(_listed, studio, person.id), None)
 
     @made.get("/chat/{conversation}")
     async def old(request: Request, conversation: str) -> Response:
         person = studio.person(request)
 
-        def read() -> tuple[dict[str, Any], dict[str, Any]]:
-            talk = _talk(studio, rooms, titles, conversation, person.id)
-            return _listed(studio, titles, person.id, 0), talk
+        def read() -> tuple[dict[str, Any], Talk]:
+            talk = _talk(studio, rooms, conversation, person.id)
+            return _listed(studio, person.id), talk
 
         return page(request, person, *await run_in_threadpool(read))
 
@@ -78,7 +79,7 @@ def _add_pages(made: FastAPI, studio: Studio, rooms: Rooms, titles: Titles) -> N
     async def whole(request: Request, conversation: str) -> Response:
         """All of a conversation: what a page asks for that has lost the thread."""
         person = studio.person(request)
-        return JSONResponse(await run_in_threadpool(_talk, studio, rooms, titles, conversation, person.id))
+        return JSONResponse(await run_in_threadpool(_talk, studio, rooms, conversation, person.id))
 
     @made.get("/api/chat/{conversation}/images/{turn}/{place}")
     async def image(request: Request, conversation: str, turn: int, place: int) -> Response:
@@ -96,14 +97,14 @@ def _add_pages(made: FastAPI, studio: Studio, rooms: Rooms, titles: Titles) -> N
         return Response(data, media_type=kind, headers={"Cache-Control": "private, max-age=86400, immutable"})
 
 
-def _talk(studio: Studio, rooms: Rooms, titles: Titles, conversation: str, person: int) -> dict[str, Any]:
+def _talk(studio: Studio, rooms: Rooms, conversation: str, person: int) -> Talk:
     """A conversation as its page needs it. What is running is looked at before the turns are read: a turn
     that comes in between is told twice rather than never."""
     head = own_chat(studio.store, conversation, person)
     running = rooms.running(conversation)
     turns = [shown(turn) for turn in studio.store.turns(conversation)]
     return {
-        "id": conversation, "title": titles.of(head), "consent": head.consent,
+        "id": conversation, "title": title_of(studio.store, head), "consent": head.consent,
         "tools": [one["function"]["name"] for one in head.tools],
         "turns": with_judgements(turns, studio.store.preferences(conversation)),
         "exchange": running.number if running is not None else None,
@@ -118,40 +119,45 @@ def _models(studio: Studio) -> list[dict[str, Any]]:
 # -- the list -----------------------------------------------------------------------------------------
 
 
-def _add_list(made: FastAPI, studio: Studio, titles: Titles) -> None:
+def _add_list(made: FastAPI, studio: Studio) -> None:
     @made.get("/api/chat")
-    async def listed(request: Request, skip: int = 0) -> Response:
+    async def listed(request: Request, before: str | None = None) -> Response:
         person = studio.person(request)
-        return JSONResponse(await run_in_threadpool(_listed, studio, titles, person.id, max(0, skip)))
+        return JSONResponse(await run_in_threadpool(_listed, studio, person.id, before))
 
     @made.get("/api/chat/search")
     async def search(request: Request, words: str) -> Response:
         person = studio.person(request)
-        return JSONResponse({"found": await run_in_threadpool(_search, studio, titles, person.id, words)})
+        return JSONResponse({"found": await run_in_threadpool(_search, studio, person.id, words.strip())})
 
 
-def _listed(studio: Studio, titles: Titles, person: int, skip: int) -> dict[str, Any]:
-    heads = [one for one in studio.store.conversations(person=person, kind="chat") if one.erased is None]
-    page = heads[skip : skip + LISTED]
-    return {"conversations": [_entry(one, titles) for one in page], "more": len(heads) > skip + len(page)}
+def _listed(studio: Studio, person: int, before: str | None = None) -> dict[str, Any]:
+    """A page of one's conversations, the newest first."""
+    if before is not None:
+        own_chat(studio.store, before, person)
+    heads = studio.store.conversations(
+        person=person, kind="chat", erased=False, limit=LISTED + 1, before=before
+    )  # fmt: skip
+    return {"conversations": [_entry(studio, one) for one in heads[:LISTED]], "more": len(heads) > LISTED}
 
 
-def _entry(head: Conversation, titles: Titles) -> dict[str, Any]:
-    return {"id": head.id, "title": titles.of(head), "started": head.started}
+def _entry(studio: Studio, head: Conversation) -> dict[str, Any]:
+    return {"id": head.id, "title": title_of(studio.store, head), "started": head.started}
 
 
-def _search(studio: Studio, titles: Titles, person: int, words: str) -> list[dict[str, Any]]:
-    """Conversations in which the words stand, or whose title holds them, each with the latest place."""
-    found: OrderedDict[str, Turn] = OrderedDict()
-    for turn in studio.store.search(person, words, limit=FOUND * 4):
+def _search(studio: Studio, person: int, words: str) -> list[dict[str, Any]]:
+    """Conversations in which the words stand, each with the latest place. Chats alone: in a battle the
+    turns name its models."""
+    found: dict[str, Turn] = {}
+    for turn in studio.store.search(person, words, kind="chat", limit=FOUND):
         found.setdefault(turn.conversation, turn)
     entries = []
     for conversation, turn in found.items():
-        head = studio.store.conversation(conversation)
-        if head.kind == "chat" and turn.message is not None:  # a battle's models are nobody's to see here
-            said = _around(turn.message.text, words)
-            entries.append({**_entry(head, titles), "said": said, "turn": turn.id, "role": turn.message.role})
-    return entries[:FOUND]
+        assert turn.message is not None, "it was found by its words"
+        said = _around(turn.message.text, words)
+        entry = _entry(studio, studio.store.conversation(conversation))
+        entries.append({**entry, "said": said, "turn": turn.id, "role": turn.message.role})
+    return entries
 
 
 def _around(text: str, words: str) -> str:
@@ -164,13 +170,15 @@ def _around(text: str, words: str) -> str:
 # -- what its person may change ------------------------------------------------------------------------
 
 
-def _add_settings(made: FastAPI, studio: Studio, rooms: Rooms, titles: Titles) -> None:
+def _add_settings(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
     @made.post("/api/chat/{conversation}/title")
     async def title(request: Request, conversation: str, asked: NewTitle) -> Response:
         person = studio.person(request)
 
         def change() -> str:
-            return titles.rename(own_chat(studio.store, conversation, person.id), asked.title)
+            own_chat(studio.store, conversation, person.id)
+            studio.store.rename_conversation(conversation, asked.title)
+            return title_of(studio.store, studio.store.conversation(conversation))
 
         return JSONResponse({"title": await run_in_threadpool(change)})
 
@@ -193,5 +201,4 @@ def _add_settings(made: FastAPI, studio: Studio, rooms: Rooms, titles: Titles) -
         await rooms.stop(conversation)
         await run_in_threadpool(studio.store.erase, conversation)
         rooms.forget(conversation)
-        titles.forget(conversation)
         return Response(status_code=204)

@@ -20,7 +20,7 @@ from whorl.studio.chat.exchange import STOPPED, Exchange
 from whorl.studio.chat.offered_tools import schemas
 from whorl.studio.chat.rooms import Rooms
 from whorl.studio.chat.sampling import Sampling
-from whorl.studio.chat.titles import Titles
+from whorl.studio.chat.titles import beginning
 from whorl.studio.chat.turns import open_calls, own_chat, shown
 from whorl.studio.studio import Studio
 from whorl.studio.web.incoming import Incoming, check_length, read_message
@@ -62,12 +62,12 @@ class Word(BaseModel):
     decision: Literal["once", "refuse", "all"]
 
 
-def add_talking(made: FastAPI, studio: Studio, rooms: Rooms, titles: Titles) -> None:
-    _add_saying(made, studio, rooms, titles)
+def add_talking(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
+    _add_saying(made, studio, rooms)
     _add_hearing(made, studio, rooms)
 
 
-def _add_saying(made: FastAPI, studio: Studio, rooms: Rooms, titles: Titles) -> None:
+def _add_saying(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
     async def exchange(conversation: str, leaf: int, asked: First | Further | Again) -> Exchange:
         head = await run_in_threadpool(studio.store.conversation, conversation)
         return Exchange(
@@ -82,17 +82,16 @@ def _add_saying(made: FastAPI, studio: Studio, rooms: Rooms, titles: Titles) -> 
         studio.messages.take(person.id)
         studio.pool.find(asked.model)
 
-        def keep() -> tuple[str, list[Turn]]:
+        def keep() -> tuple[str, str, list[Turn]]:
             opening = [*_system(asked.system, studio), read_message(asked, studio.config.limits)]
             number = studio.store.start_chat(
                 person.id, opening, consent=asked.consent, tools=schemas(asked.tools)
             )
-            return number, studio.store.turns(number)
+            studio.store.rename_conversation(number, title := beginning(opening))
+            return number, title, studio.store.turns(number)
 
-        conversation, turns = await run_in_threadpool(keep)
+        conversation, title, turns = await run_in_threadpool(keep)
         begun = await rooms.begin(conversation, partial(exchange, conversation, turns[-1].id, asked))
-        head = await run_in_threadpool(studio.store.conversation, conversation)
-        title = await run_in_threadpool(titles.of, head)
         told = {"id": conversation, "title": title, "consent": asked.consent, "tools": asked.tools}
         return JSONResponse({**told, "turns": [shown(one) for one in turns], "exchange": begun.number})
 
@@ -195,4 +194,3 @@ def _turn(turns: list[Turn], number: int) -> Turn:
     if found is None:
         raise InputError(f"turn {number} is not of this conversation; open it again")
     return found
-

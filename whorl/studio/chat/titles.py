@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from whorl.arena.store import Conversation, Store
-from whorl.studio.chat.turns import title_of
+from whorl.base.nouns import Message
 
-REMEMBERED = 4096
+LONGEST = 72  # characters of a title that is a message's beginning
 
 
-class Titles:
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._known: dict[str, str] = {}
+def title_of(store: Store, head: Conversation) -> str:
+    """The title that is kept. One that began elsewhere (a terminal, an import) has none yet."""
+    if head.title:
+        return head.title
+    return beginning([turn.message for turn in store.turns(head.id) if turn.message is not None])
 
-    def of(self, head: Conversation) -> str:
-        found = self._known.get(head.id)
-        if found is None:
-            said = [turn.message for turn in self._store.turns(head.id) if turn.message is not None]
-            found = self._keep(head.id, title_of(said))
-        return found
 
-    def rename(self, head: Conversation, title: str) -> str:
-        return self._keep(head.id, " ".join(title.split()))
-
-    def forget(self, conversation: str) -> None:
-        self._known.pop(conversation, None)
-
-    def _keep(self, conversation: str, title: str) -> str:
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[conversation] = title
-        return title
+def beginning(said: Sequence[Message]) -> str:
+    """How the first message begins, cut between words."""
+    first = next((one for one in said if one.role == "user"), None)
+    words = " ".join(first.text.split()) if first is not None else ""
+    if len(words) > LONGEST:
+        words = f"{words[:LONGEST].rpartition(' ')[0] or words[:LONGEST]} …"
+    return words or "An image"

@@ -12,11 +12,9 @@ from typing import Any
 from whorl.arena.store import Preference, Store, Turn
 from whorl.arena.store.talks import path
 from whorl.base.errors import InputError
-from whorl.base.nouns import Conversation, Message, ToolCall
+from whorl.base.nouns import Conversation, ToolCall
 from whorl.serve.api.errors import ApiError
 from whorl.studio.web.markdown import render_markdown
-
-LONGEST_TITLE = 72
 
 _rendered = lru_cache(maxsize=1024)(render_markdown)
 
@@ -45,11 +43,10 @@ def shown(turn: Turn) -> dict[str, Any]:
         found |= {"name": message.name, "call": message.tool_call_id}
     if message.role == "assistant":
         trace = turn.trace or {}
-        found |= {
-            "html": _rendered(message.text), "reasoning": _rendered(message.reasoning or ""),
-            "calls": [{"id": one.id, "name": one.name, "arguments": one.arguments} for one in message.tool_calls],
-            "model": turn.model or "", "weights": turn.weight_version,
-        } | {key: trace[key] for key in ("ending", "error", "tokens", "rate", "seed") if key in trace}  # fmt: skip
+        calls = [{"name": one.name, "arguments": one.arguments} for one in message.tool_calls]
+        found |= {"html": _rendered(message.text), "reasoning": _rendered(message.reasoning or "")}
+        found |= {"calls": calls, "model": turn.model or "", "weights": turn.weight_version}
+        found |= {key: trace[key] for key in ("ending", "error", "tokens", "rate", "seed") if key in trace}
     return found
 
 
@@ -84,13 +81,3 @@ def open_calls(turns: Sequence[Turn], leaf: int) -> tuple[Turn | None, list[Tool
         else:
             break
     return None, []
-
-
-def title_of(said: Sequence[Message]) -> str:
-    """A conversation's title until it is given one: how its first message begins."""
-    first = next((one for one in said if one.role == "user"), None)
-    words = " ".join(first.text.split()) if first is not None else ""
-    if len(words) > LONGEST_TITLE:
-        cut = words[:LONGEST_TITLE].rpartition(" ")[0] or words[:LONGEST_TITLE]
-        words = f"{cut} …"
-    return words or "An image"

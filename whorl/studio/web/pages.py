@@ -25,7 +25,11 @@ class Place(NamedTuple):
 
 
 # In the order of the loop: talk, judge, see who leads, see what was trained, on what.
-PLACES = (Place("/models", "Models", "cube"), Place("/people", "People", "people", admin=True))
+PLACES = (
+    Place("/chat", "Chat", "chat"),
+    Place("/models", "Models", "cube"),
+    Place("/people", "People", "people", admin=True),
+)
 
 
 class Pages:
