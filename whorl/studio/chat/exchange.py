@@ -26,6 +26,7 @@ from whorl.studio.models.reply import Finished, Reply
 from whorl.studio.web.streams import EventLog
 
 Decision = Literal["once", "refuse", "all"]
+SHORTEST = 0.01  # seconds of a reply whose speed says something; a call comes all at once
 REFUSED = "error: the person refused this call"
 STOPPED = "error: the person stopped before this call was made"
 SPENT = f"error: {MOST_CALLS} calls are spent; answer with what is known"
@@ -222,7 +223,8 @@ class Exchange:
 
 def record(finished: Finished, params: SamplingParams) -> dict[str, Any]:
     """What is kept of how a reply came about."""
-    rate = finished.tokens_per_second
+    lasted = finished.seconds > SHORTEST and not finished.message.tool_calls
+    rate = finished.tokens_per_second if lasted else None
     kept: dict[str, Any] = {"ending": finished.ending, "seed": params.seed, "sampling": {
         name: getattr(params, name) for name in (
             "max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",

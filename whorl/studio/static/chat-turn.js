@@ -27,7 +27,7 @@ export function personTurn(turn, place, acts) {
   if (place.editing) return editor(turn, images, acts);
   const made = personSaid({ text: turn.text, images });
   const under = element("div", { className: "under" });
-  under.append(...branches(turn, place, acts), action("copy", "Copy", () => copy(turn.text)), action("edit", "Edit", () => acts.edit(turn), { set: { disabled: place.busy } }));
+  under.append(...branches(turn, place, acts), action("copy", "Copy", () => copy(turn.text)), action("edit", "Edit", () => acts.edit(turn)));
   made.append(under);
   return made;
 }
@@ -59,7 +59,7 @@ async function asUri(address) {
   });
 }
 
-/** A reply, with its calls and their results. `place`: {talk, siblings, results, states, busy, documents}. */
+/** A reply, with its calls and their results. `place`: {talk, siblings, results, states, documents}. */
 export function modelTurn(turn, place, acts) {
   const made = modelSaid(turn.model);
   showText(made, { html: turn.html, reasoning: turn.reasoning });
@@ -74,7 +74,7 @@ export function modelTurn(turn, place, acts) {
   under.append(
     ...branches(turn, place, acts),
     action("copy", "Copy", () => copy(turn.text)),
-    action("retry", "Answer again", () => acts.retry(turn.parent), { set: { disabled: place.busy } }),
+    action("retry", "Answer again", () => acts.retry(turn.parent)),
     thumb(turn, 1, made, acts), thumb(turn, -1, made, acts),
     action("edit", "Write it better", () => betterForm(turn, made, acts), { key: "better" }),
     facts(turn, place),

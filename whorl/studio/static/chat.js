@@ -34,7 +34,7 @@ const articles = new Map(); // a turn's number → {element, told: what it was d
 function article(turn, results, path) {
   const siblings = tree.siblings(turn);
   const states = calls.turn === turn.id ? calls.states : {};
-  const about = { talk: talk.id, siblings, results, states, busy: Boolean(running), documents: data.documents, editing: editing === turn.id };
+  const about = { talk: talk.id, siblings, results, states, documents: data.documents, editing: editing === turn.id };
   const told = JSON.stringify([turn, about]);
   const known = articles.get(turn.id);
   if (known?.told === told) return known.element;
@@ -60,6 +60,7 @@ function draw() {
   if (live && live.parent === last?.id) items.push(live.element);
   else if (last && !running) items.push(...unanswered(last));
   lay(items);
+  for (const one of place.querySelectorAll("[data-action=retry], [data-action=edit]")) one.disabled = Boolean(running);
   at("empty").hidden = Boolean(talk);
   if (follow) toEnd();
 }
@@ -90,6 +91,19 @@ function unanswered(last) {
     none: () => element("p", { className: "note" }, open ? "It was broken off here." : "This has no reply yet."),
   };
   return [element("article", { className: "said model" }, words[why.ending](), element("div", { className: "under" }, again))];
+}
+
+/** Where a search has led: to `#turn-N`, on whichever branch that is. */
+function goTo(hash) {
+  const turn = tree.get(Number(/^#turn-(\d+)$/.exec(hash)?.[1]));
+  if (!turn) return false;
+  tree.choose(turn.id);
+  draw();
+  document.querySelectorAll(".said.found").forEach((one) => one.classList.remove("found"));
+  const found = articles.get(turn.id)?.element ?? articles.get(turn.parent)?.element; // a tool's result is in its reply
+  found?.classList.add("found");
+  found?.scrollIntoView({ block: "center" });
+  return true;
 }
 
 const nearEnd = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 90;
@@ -179,7 +193,10 @@ const acts = {
   limit: composer.getAttribute("limit"),
   article: (id) => articles.get(id).element,
   way: (turn, what) => `/api/chat/${talk.id}/turns/${turn.id}/${what}`,
-  decide: (turn, index, decision) => post(`/api/chat/${talk.id}/calls`, { turn, index, decision }),
+  async decide(turn, index, decision) {
+    await post(`/api/chat/${talk.id}/calls`, { turn, index, decision });
+    composer.focus(); // the buttons go
+  },
   judge(turn, told) {
     tree.add({ ...turn, ...told });
     draw();
@@ -358,15 +375,9 @@ showModels();
 composer.busy = false;
 if (talk?.exchange) hear(talk.exchange);
 draw();
-const wanted = /^#turn-(\d+)$/.exec(location.hash)?.[1];
-if (wanted && tree.get(Number(wanted))) {
-  tree.choose(Number(wanted));
-  draw();
-  const found = document.getElementById(`turn-${wanted}`);
-  found?.classList.add("found");
-  found?.scrollIntoView({ block: "center" });
-} else {
+if (!goTo(location.hash)) {
   toEnd();
   if (matchMedia("(hover: hover)").matches) composer.focus(); // a phone would open its keyboard
 }
-addEventListener("popstate", () => location.reload());
+addEventListener("hashchange", () => goTo(location.hash));
+addEventListener("popstate", () => location.hash || location.reload());
