@@ -74,7 +74,8 @@ async function search() {
     if (number !== asked) return; // more was typed meanwhile
     const group = element("ul", {}, ...found.map((one) => link(one, element("small", {}, one.said))));
     const count = found.length === 1 ? "1 conversation" : `${found.length} conversations`;
-    list.replaceChildren(element("h2", { role: "status" }, count), group);
+    list.replaceChildren(element("h2", {}, count), group);
+    document.querySelector("#spoken").textContent = `Found in ${count}.`;
   });
 }
 
@@ -88,3 +89,4 @@ document.querySelector("#search").addEventListener("submit", (event) => {
   clearTimeout(waiting);
   search();
 });
+if (words.value) search(); // typed before this script was there, or kept by the browser

@@ -1,7 +1,7 @@
 // One turn of a conversation as an element: what was said, and what its person can do about it.
 // `acts` are the page's own doings: {retry, edit, cancelEdit, resend, choose, judge, decide}.
 import { attempt, element, icon, post, root } from "./studio.js";
-import { copy, fault, modelSaid, personSaid, setHtml, showText, toolCall } from "./talk.js";
+import { copy, modelSaid, personSaid, setHtml, showText, toolCall } from "./talk.js";
 
 /** A small button with an icon; `word` is its name and its hint. */
 function action(name, word, work, more = {}) {
@@ -17,7 +17,7 @@ function branches(turn, place, acts) {
   const step = (by) => acts.choose(all[at + by], by < 0 ? "left" : "right");
   const made = element("span", { className: "branch", role: "group", "aria-label": "Branches" },
     action("left", "The branch before", () => step(-1), { set: { disabled: at === 0 } }),
-    element("span", {}, `${at + 1}/${all.length}`),
+    element("span", { className: "at" }, `${at + 1}/${all.length}`),
     action("right", "The next branch", () => step(1), { set: { disabled: at === all.length - 1 } }));
   return [made];
 }
@@ -64,7 +64,7 @@ export function modelTurn(turn, place, acts) {
   const made = modelSaid(turn.model);
   showText(made, { html: turn.html, reasoning: turn.reasoning });
   turn.calls.forEach((call, number) => made.append(callCard(turn, call, number, place, acts)));
-  if (turn.ending === "failed") made.append(fault(`It broke off: ${turn.error || "no reason given"}`));
+  if (turn.ending === "failed") made.append(element("p", { className: "fault" }, `It broke off: ${turn.error || "no reason given"}`));
   if (turn.better) {
     const better = element("div", { className: "prose" });
     setHtml(better, turn.better_html);

@@ -144,7 +144,7 @@ function hear(exchange) {
     turn(turn) {
       tree.add(turn);
       live = null;
-      if (turn.role === "assistant") speak(`${turn.model}: ${turn.text.slice(0, 600)}`);
+      if (turn.role === "assistant") speak(`${turn.model}: ${turn.text.slice(0, 600)} ${turn.ending === "failed" ? "It broke off." : ""}`);
       draw();
     },
     calls(told) {
@@ -157,7 +157,6 @@ function hear(exchange) {
     fault(told) {
       failure = told;
       live = null;
-      if (told.error) speak(`No reply came: ${told.error}`);
       draw();
     },
     done() {
@@ -324,10 +323,12 @@ at("erase").addEventListener("click", async () => {
 });
 
 function showConsent() { at("consent-means").textContent = MEANS[consent.value]; }
-consent.addEventListener("change", () => attempt(async () => {
+consent.addEventListener("change", async () => {
+  const kept = !talk || await attempt(() => post(`/api/chat/${talk.id}/consent`, { consent: consent.value }));
+  if (!kept) consent.value = talk.consent;
+  else if (talk) talk.consent = consent.value;
   showConsent();
-  if (talk) await post(`/api/chat/${talk.id}/consent`, { consent: consent.value });
-}));
+});
 
 function showModels() {
   const wanted = picker.value || rememberedModel();
