@@ -22,6 +22,7 @@ from whorl import __version__
 from whorl.serve.api.errors import ApiError, add_handlers, error_response
 from whorl.serve.api.guards import BodyLimit, Linger
 from whorl.studio.battles.pages import add_battles
+from whorl.studio.chat.pages import add_chat
 from whorl.studio.models.pages import add_models
 from whorl.studio.people.pages import add_people
 from whorl.studio.studio import Studio
@@ -59,11 +60,12 @@ def app(studio: Studio) -> FastAPI:
     add_people(made, studio)
     add_battles(made, studio)
     add_models(made, studio)
+    add_chat(made, studio)
 
     @made.get("/")
     async def front(request: Request) -> Response:
         studio.person(request)
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/models", 303)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/chat", 303)
 
     @made.get("/health")
     async def health() -> Response:
