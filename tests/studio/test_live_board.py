@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,69 +15,10 @@ from hypothesis import strategies as st
 from whorl.arena.battles import WINNERS, Battles
 from whorl.arena.board import make_board
 from whorl.arena.store import Store
-from whorl.arena.store.records import BattleVote
 from whorl.base.nouns import Message
 from whorl.studio.battles.live_board import LiveBoard
-from whorl.studio.battles.vote_columns import VoteColumns
 
 MODELS = ("amber-1", "birch-2", "cedar-3", "drift-4")
-WORDS = st.sampled_from(["", "a", "b", "ab", "é", "zz", "10", "9"])
-ROWS = st.lists(
-    st.builds(
-        lambda pair, winner, time, probability, voter, category, prompt, style: (
-            pair, winner, time, probability, voter, category, prompt, style
-        ),
-        st.permutations(MODELS).map(lambda names: names[:2]), st.sampled_from(WINNERS),
-        st.floats(0, 1e9), st.floats(0.01, 1), WORDS, WORDS, WORDS,
-        st.sets(st.sampled_from(["tokens", "bold", "lists"])),
-    ),
-    max_size=40,
-)  # fmt: skip
-
-
-def as_row(seq: int, made: Any) -> BattleVote:
-    (a, b), winner, time, probability, voter, category, prompt, style = made
-    counts = tuple((name, float(seq), float(len(name))) for name in sorted(style, reverse=True))
-    return BattleVote(
-        seq=seq, battle=str(seq), model_a=a, model_b=b, winner=winner, time=time, probability=probability,
-        voter=voter, category=category, prompt=prompt, style=counts, purpose="rate", consent="rate",
-        rated=True, reason="", weights_a=(), weights_b=(),
-    )  # fmt: skip
-
-
-@given(ROWS, st.lists(st.integers(0, 12), max_size=8), st.integers(0, 45))
-@settings(max_examples=120, deadline=None)
-def test_columns_are_those_of_all_rows(made: list[Any], pieces: list[int], until: int) -> None:
-    rows = [as_row(number + 1, one) for number, one in enumerate(made)]
-    columns, left = VoteColumns(), list(rows)
-    for size in [*pieces, len(rows)]:
-        columns.append(left[:size])
-        left = left[size:]
-        done = rows[: len(rows) - len(left)]
-        assert columns.battles().digest == Battles.from_rows(done).digest
-    cut = columns.battles(until)
-    wanted = Battles.from_rows(rows[:until])
-    assert cut.models == wanted.models and np.array_equal(cut.a, wanted.a)
-    if len(wanted):
-        assert make_board(cut).rows == make_board(wanted).rows
-
-
-def test_columns_grow_past_their_first_room() -> None:
-    columns = VoteColumns()
-    random = np.random.default_rng(0)
-    rows = [
-        as_row(
-            n + 1,
-            (random.permutation(MODELS)[:2], WINNERS[n % 4], n, 0.5, str(n), "", str(n % 7), {"bold"}),
-        )
-        for n in range(5000)
-    ]  # fmt: skip
-    for start in range(0, 5000, 700):
-        columns.append(rows[start : start + 700])
-    assert columns.battles().digest == Battles.from_rows(rows).digest
-
-
-# -- over a store --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +71,11 @@ ACTS = st.lists(
 def test_it_equals_a_board_from_scratch(blank: Path, tmp_path: Path, acts: list[Any]) -> None:
     with Store.open(shutil.copy(blank, tmp_path / "arena.sqlite")) as store:
         told: list[int] = []
-        live = LiveBoard(store, each=lambda votes: told.extend(v.seq for v in votes), forget=told.clear)
+
+        def read(votes: Any, afresh: bool) -> None:
+            told[:] = [*([] if afresh else told), *(vote.seq for vote in votes)]
+
+        live = LiveBoard(store, each=read)
         fought: list[str] = []
         for act, *given_ in [*acts, ("refresh",)]:
             if act == "vote":

@@ -23,6 +23,7 @@ from whorl.serve.api.errors import ApiError, add_handlers, error_response
 from whorl.serve.api.guards import BodyLimit, Linger
 from whorl.studio.battles.pages import add_battles
 from whorl.studio.board.pages import add_board
+from whorl.studio.chat.pages import add_chat
 from whorl.studio.datasets.pages import add_datasets
 from whorl.studio.models.pages import add_models
 from whorl.studio.people.pages import add_people
@@ -65,11 +66,12 @@ def app(studio: Studio) -> FastAPI:
     add_models(made, studio)
     add_runs(made, studio)
     add_datasets(made, studio)
+    add_chat(made, studio)
 
     @made.get("/")
     async def front(request: Request) -> Response:
         studio.person(request)
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/models", 303)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/chat", 303)
 
     @made.get("/health")
     async def health() -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Studio:
     pages: Pages = field(default_factory=Pages)
     messages: Limiter
     sign_ins: Limiter
+    closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what rooms do at the end
 
     @classmethod
     def open(cls, config: StudioConfig) -> Studio:
@@ -64,6 +66,8 @@ class Studio:
 
     async def close(self) -> None:
         await self.battles.close()
+        for close in self.closing:
+            await close()
         await self.pool.close()
         self.store.close()
 

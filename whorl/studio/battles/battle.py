@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from whorl.arena.store.records import Consent, Side, Turn, Winner
@@ -45,6 +46,15 @@ class Exchange:
 
     asked: Message
     replies: dict[Side, Message] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        return len(self.replies) == len(WORDS)
+
+    @cached_property
+    def rendered(self) -> dict[str, Any]:
+        """Both replies as a page shows them: once they are whole they stay as they are."""
+        return {word: _reply(self.replies[side]) for side, word in WORDS.items()}
 
 
 class SideLog(EventLog):
@@ -95,11 +105,15 @@ class Battle:
             elif exchanges:
                 exchanges[-1].replies[turn.side] = turn.message
                 weights[turn.side] |= {turn.weight_version} - {""}
-        whole = bool(exchanges) and all(len(one.replies) == len(WORDS) for one in exchanges)
-        return cls(
-            exchanges=exchanges, weights=weights, state="open" if whole else "over",
-            why="" if whole else BROKEN_OFF, **known,
-        )  # fmt: skip
+        whole = bool(exchanges) and all(one.whole for one in exchanges)
+        battle = cls(exchanges=exchanges, weights=weights, **known)
+        battle._end("open" if whole else "over", "" if whole else BROKEN_OFF)
+        return battle
+
+    @property
+    def size(self) -> int:
+        """Bytes of its images: what makes a battle heavy."""
+        return sum(len(image.data) for one in self.exchanges for image in one.asked.images)
 
     # -- its replies -------------------------------------------------------------------------------
 
@@ -175,10 +189,7 @@ class Battle:
 
 def _exchange(exchange: Exchange) -> dict[str, Any]:
     asked = {"text": exchange.asked.text, "images": [one.to_data_uri() for one in exchange.asked.images]}
-    return {"asked": asked} | {
-        word: _reply(exchange.replies[side]) if len(exchange.replies) == len(WORDS) else None
-        for side, word in WORDS.items()
-    }
+    return {"asked": asked} | (exchange.rendered if exchange.whole else dict.fromkeys(WORDS.values()))
 
 
 def _reply(message: Message) -> dict[str, str]:

@@ -10,18 +10,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from whorl.arena.battles import Battles
 from whorl.arena.board import Board, make_board
 from whorl.arena.config import RatingConfig
-from whorl.arena.store import Store
+from whorl.arena.store import LiveVotes, Store
 from whorl.arena.store.records import BattleVote
 from whorl.base.errors import WhorlError
 from whorl.base.progress import say
-from whorl.studio.battles.vote_columns import VoteColumns
 
 PAUSE = 1.0  # seconds between two fits while votes keep coming
 LOOK_EVERY = 5.0  # seconds after which votes that others wrote are looked for
@@ -30,6 +29,7 @@ REMEMBERED = 512  # boards whose rows are kept to tell how a vote moved them
 
 Row = dict[str, Any]
 Listener = Callable[["Snapshot"], None]
+Reader = Callable[[Sequence[BattleVote], bool], None]  # new votes; whether all have come again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,7 @@ class LiveBoard:
     """`start()` it once, `poke()` it after each vote; `snapshot` is the newest board.
 
     `refresh()` brings it up to date in the caller's thread. `each` is told of every vote once, in the
-    log's order, counted or not; when a consent was changed or something erased, `forget` is called and
-    all votes come again.
+    log's order, counted or not; when an old one's consent was changed, all come again, `afresh`.
     """
 
     def __init__(
@@ -70,17 +69,16 @@ class LiveBoard:
         settings: RatingConfig | None = None,
         *,
         pause: float = PAUSE,
-        each: Callable[[Iterable[BattleVote]], None] = lambda votes: None,
-        forget: Callable[[], None] = lambda: None,
+        each: Reader = lambda votes, afresh: None,
     ) -> None:
         self.settings = settings or RatingConfig()
-        self._store, self._pause, self._each, self._forget = store, pause, each, forget
+        self._pause, self._each = pause, each
         self._reading, self._kept = threading.Lock(), threading.Lock()
         self._wanted, self._closed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._listeners: list[Listener] = []
         self._past: deque[Snapshot] = deque(maxlen=REMEMBERED)
-        self._columns, self._seq, self._votes = VoteColumns(), 0, 0
+        self._log, self._seq, self._changes, self._votes = LiveVotes(store), 0, 0, 0
         self._snapshot = Snapshot(seq=0, votes=0, battles=Battles.from_rows([]), board=None)
 
     # -- in use ------------------------------------------------------------------------------------
@@ -140,7 +138,7 @@ class LiveBoard:
         )
 
     def _cut(self, seq: int) -> Snapshot:
-        battles = self._columns.battles(seq)
+        battles = self._log.battles(until=seq)
         board = make_board(battles, self.settings) if len(battles) else None
         return Snapshot(seq=seq, votes=len(battles), battles=battles, board=board)
 
@@ -151,7 +149,7 @@ class LiveBoard:
         with self._reading:
             if not self._read():
                 return self._snapshot
-            battles = self._columns.battles()
+            battles = self._log.battles()
             board = make_board(battles, self.settings) if len(battles) else None
             made = Snapshot(seq=self._seq, votes=self._votes, battles=battles, board=board)
             with self._kept:
@@ -167,24 +165,15 @@ class LiveBoard:
 
     def _read(self) -> bool:
         """Take in the log's new rows; False where there are none."""
-        end = self._store.head().seq
-        if end == self._seq:
+        if not self._log.refresh():
             return False
-        new = self._new_votes(end)
-        if self._seq and len(new) < end - self._seq:
-            # Something besides votes: a consent that was changed, or an erasure, may be of any old vote.
-            self._columns, self._seq, self._votes = VoteColumns(), 0, 0
-            self._forget()
-            new = self._new_votes(end)
-        self._columns.append([vote for vote in new if vote.rated])
-        self._each(new)
-        self._seq, self._votes = end, self._votes + len(new)
+        afresh = self._log.changes != self._changes
+        if afresh:
+            self._changes, self._seq, self._votes = self._log.changes, 0, 0
+        new = self._log.rows(consent="none", rated=None, after=self._seq)
+        self._each(new, afresh)
+        self._seq, self._votes = self._log.seq, self._votes + len(new)
         return True
-
-    def _new_votes(self, end: int) -> list[BattleVote]:
-        """What came after `end` was read is left for the next time."""
-        rows = self._store.battles(after=self._seq, consent="none", rated=None)
-        return [vote for vote in rows if vote.seq <= end]
 
     def _run(self) -> None:
         pause = self._pause

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from whorl.arena.store import Person
 from whorl.serve.api.errors import ApiError
 from whorl.studio.battles.battle import SHOWN_WINNERS, WORDS, Battle, in_words
-from whorl.studio.battles.personal import personal_board
+from whorl.studio.battles.personal import ENOUGH, personal_board
 from whorl.studio.battles.points import Standing
 from whorl.studio.battles.room import BattleRoom
 from whorl.studio.studio import Studio
@@ -71,7 +71,14 @@ def _add_pages(made: FastAPI, studio: Studio) -> None:
         ]  # fmt: skip
         standing = shown_standing(room.ledger.standing(voter, time.time()))
         return studio.pages.page(
-            request, "arena_me.html", person, standing=standing, board=board, latest=latest
+            request,
+            "arena_me.html",
+            person,
+            standing=standing,
+            board=board,
+            latest=latest,
+            enough=ENOUGH,
+            words={"left": "left", "right": "right", "tie": "tie", "bad": "both bad"},
         )
 
     @made.get("/arena/{number}")
@@ -166,5 +173,13 @@ def shown_standing(standing: Standing) -> dict[str, Any]:
         "points": standing.points, "votes": standing.votes, "rated": standing.rated,
         "streak": standing.streak, "longest": standing.longest, "categories": standing.categories,
         "alike": standing.alike, "met_again": standing.met_again,
-        "quests": [quest._asdict() | {"whole": quest.whole} for quest in standing.quests],
+        "quests": [
+            quest._asdict() | {"whole": quest.whole, "where": _where(quest.name, standing)}
+            for quest in standing.quests
+        ],
     }  # fmt: skip
+
+
+def _where(quest: str, standing: Standing) -> str:
+    """What helps to find it."""
+    return ", ".join(standing.fewest) if quest == "ground" else ""

@@ -68,6 +68,12 @@ class Standing:
     alike: int = 0  # questions met again and judged alike …
     met_again: int = 0  # … of so many
 
+    @property
+    def fewest(self) -> tuple[str, ...]:
+        """The categories with the fewest votes."""
+        least = min(self.categories.get(name, 0) for name in CATEGORIES)
+        return tuple(name for name in CATEGORIES if self.categories.get(name, 0) == least)
+
 
 class Met(NamedTuple):
     """A question and the two models that answered it, whichever stood left."""
@@ -110,9 +116,6 @@ class Ledger:
             gains = tuple(_credit(voter, vote, len(self._models)))
             voter.points += sum(gain.points for gain in gains)
             self._gains[vote.battle] = (vote, gains)
-
-    def forget(self) -> None:
-        self.__init__()  # type: ignore[misc]
 
     def vote_of(self, battle: str) -> BattleVote | None:
         found = self._gains.get(battle)

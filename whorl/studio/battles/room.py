@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from whorl.arena.store import Person, Store
-from whorl.arena.store.records import Consent, Side
+from whorl.arena.store.records import BattleVote, Consent, Said, Side
 from whorl.base.errors import InputError, WhorlError
 from whorl.base.nouns import Message
 from whorl.base.progress import say
 from whorl.serve.api.errors import ApiError
-from whorl.studio.battles.battle import WINNERS, WORDS, Battle, Cast, Exchange
+from whorl.studio.battles.battle import BROKEN_OFF, WINNERS, WORDS, Battle, Cast, Exchange
 from whorl.studio.battles.categories import category_of
 from whorl.studio.battles.drawing import PairDrawer
 from whorl.studio.battles.live_board import LiveBoard
@@ -23,7 +24,7 @@ from whorl.studio.battles.points import Ledger
 from whorl.studio.config import StudioLimits
 from whorl.studio.models.pool import ModelPool
 
-HELD = 2000  # battles kept in memory; the others are read from the store when they are asked for
+HELD, HELD_BYTES = 1000, 256 << 20  # battles kept in memory, and their images; the others are in the store
 MOST_EXCHANGES = 40
 STOPPED_EARLY = "Stopped before both had answered."
 BOARD_SECONDS = 20.0  # how long one waits for a board with a vote in it
@@ -35,7 +36,7 @@ class BattleRoom:
     def __init__(self, store: Store, pool: ModelPool, limits: StudioLimits) -> None:
         self._store, self._pool, self._limits = store, pool, limits
         self.ledger = Ledger()
-        self.board = LiveBoard(store, each=self.ledger.take, forget=self.ledger.forget)
+        self.board = LiveBoard(store, each=self._read)
         self._drawer = PairDrawer(pool, self.board)
         self._held: OrderedDict[str, Battle] = OrderedDict()
         self._loading = asyncio.Lock()
@@ -46,11 +47,19 @@ class BattleRoom:
 
     async def close(self) -> None:
         for battle in self._held.values():
-            if battle.state == "answering":
+            if battle.state == "answering":  # not the person's wish: what came so far is no answer
                 battle.stop()
+                battle.give_up(BROKEN_OFF)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         await run_in_threadpool(self.board.close)
+
+    def _read(self, votes: Sequence[BattleVote], afresh: bool) -> None:
+        """The board has read these (in its thread)."""
+        if afresh:
+            self.ledger = Ledger(votes)
+        else:
+            self.ledger.take(votes)
 
     # -- beginning and talking -----------------------------------------------------------------------
 
@@ -105,7 +114,13 @@ class BattleRoom:
         tasks = battle.start(self._pool, self._limits, seed=random.getrandbits(31))
         task = asyncio.create_task(self._see_through(battle, tasks))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and task.exception() is not None and battle.state == "answering":
+                battle.give_up("The studio failed; its terminal says how.")
+
+        task.add_done_callback(ended)
 
     async def _see_through(self, battle: Battle, tasks: list[asyncio.Task[None]]) -> None:
         """Wait for both; a side that fails ends the battle at once, and the other need not go on."""
@@ -141,11 +156,11 @@ class BattleRoom:
             battle.give_up(STOPPED_EARLY)
             return
         try:
-            for side, finished in sorted(battle.finished.items()):
-                await run_in_threadpool(
-                    self._store.say, battle.id, finished.message, side=side,
-                    weight_version=finished.weight_version,
-                )  # fmt: skip
+            said = {
+                side: [Said(message=one.message, weight_version=one.weight_version)]
+                for side, one in battle.finished.items()
+            }
+            await run_in_threadpool(self._store.answer, battle.id, a=said["a"], b=said["b"])
         except WhorlError as error:
             say(f"battle {battle.id}: its answers were not kept: {error}")
             battle.give_up("The answers could not be kept.")
@@ -230,11 +245,13 @@ class BattleRoom:
 
     def _hold(self, battle: Battle) -> None:
         self._held[battle.id] = battle
-        while len(self._held) > HELD:
-            oldest = next((one for one in self._held.values() if one.state != "answering"), None)
-            if oldest is None:
+        held = sum(one.size for one in self._held.values())
+        for oldest in list(self._held.values()):
+            if len(self._held) <= HELD and held <= HELD_BYTES:
                 return
-            del self._held[oldest.id]
+            if oldest.state != "answering" and oldest is not battle:
+                held -= oldest.size
+                del self._held[oldest.id]
 
 
 def _failure(sides: list[Side]) -> str:

@@ -44,11 +44,17 @@ export function showWaiting(made, waiting) {
 export function toolCall({ name, arguments: given, result }) {
   const made = element("div", { className: "call" });
   made.append(element("p", { className: "head" }, icon("tool"), element("span", {}, name)));
-  made.append(element("pre", { tabIndex: 0, role: "group", "aria-label": `What ${name} is given` }, JSON.stringify(given, null, 2)));
+  made.append(element("pre", { tabIndex: 0, role: "group", "aria-label": `What ${name} is given` }, short(given)));
   if (result !== undefined) {
     made.append(element("p", { className: "word" }, "answered"), element("pre", { tabIndex: 0, role: "group", "aria-label": `What ${name} answered` }, result));
   }
   return made;
+}
+
+/** A call's arguments: in a line where they fit into one. */
+function short(given) {
+  const line = JSON.stringify(given);
+  return line.length < 72 ? line : JSON.stringify(given, null, 2);
 }
 
 /** A line that says what went wrong, where it went wrong. */

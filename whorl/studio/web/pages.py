@@ -26,6 +26,7 @@ class Place(NamedTuple):
 
 # In the order of the loop: talk, judge, see who leads, see what was trained, on what.
 PLACES = (
+    Place("/chat", "Chat", "chat"),
     Place("/arena", "Arena", "arena"),
     Place("/board", "Board", "board"),
     Place("/runs", "Runs", "runs"),

@@ -52,7 +52,8 @@ class EventLog:
 
     async def follow(self, after: int = 0) -> AsyncIterator[tuple[int | str, Event]]:
         """(number, event) from `after` on, until the end."""
-        place = after
+        # A number from a log that a restart has ended says nothing about this one.
+        place = after if after <= len(self._events) else 0
         while True:
             changed = self._changed
             while place < len(self._events):
