@@ -239,7 +239,8 @@ def test_weights_lead_back_to_their_documents(studio: StudioProcess, workspace: 
             assert admin.get(link).status_code == 200
         unknown = admin.get("/data/trace/" + "0" * 12)
         assert unknown.status_code == 404 and "has exported weights" in unknown.text
-        assert f"/data/trace/{WEIGHTS}" in admin.get("/runs/base").text
+        run_page = admin.get("/runs/base").text
+        assert f"/data/trace/{WEIGHTS}" in run_page and 'href="/data/data/small%20set"' in run_page
 
 
 # -- in a browser ------------------------------------------------------------------------------------

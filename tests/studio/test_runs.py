@@ -388,6 +388,13 @@ def test_curves_grow_while_they_are_looked_at(open_page: Any, workspace: Path) -
         writer.tell("sample", 36, prompt="Once", reply="upon a time <b>")
         page.get_by_text("upon a time <b>").first.wait_for()
         assert page.locator("#state").inner_text() == "going"
+        with writing(run / "inside") as inner:
+            inner.tell("metric", 1, loss=7.0)
+            writer.tell("note", 36, text="a run begins inside")
+            page.get_by_role("heading", name="inside by step").wait_for()
+            inner.tell("metric", 2, loss=6.0)
+            eventually(lambda: page.locator("line-plot").last.evaluate("one => one.places"), 2)
+            inner.tell("finish", 2)
         writer.tell("finish", 36)
         page.locator("#state", has_text="done").wait_for()
 

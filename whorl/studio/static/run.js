@@ -107,11 +107,11 @@ let due = null;
 function refresh() {
   if (!single || due) return;
   due = setTimeout(async () => {
-    const answer = await get(`/api/runs/curves?${query([values.ways[0]])}`).catch(() => null);
+    const answer = await get(`/api/runs/pieces?${query([values.ways[0]])}`).catch(() => null);
     due = null;
     if (!answer) return;
     for (const [name, html] of Object.entries(answer.pieces)) piece(name, html);
-    if (answer.ways.length !== values.ways.length) follow(answer);
+    if (answer.runs !== values.ways.length) again(); // a run has begun inside this one
   }, 1500);
 }
 
