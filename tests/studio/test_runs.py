@@ -100,8 +100,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         book.event("stage", name="pretrain", seconds=1.0, budget=2.0)
         book.event("result", name="arithmetic", value=0.9, cases=200, floor=0.6)
         with Logbook(runs / "outer" / "pretrain") as part:
-            learn(part, 1, 20)
-            part.event("finish", step=20)
+            learn(part, 1, 20)  # says nothing of its end, as a part of the quickstart
         book.event("finish")
     with Logbook(runs / "damaged") as book:
         book.metric(1, loss=3.0)
@@ -126,7 +125,8 @@ def test_the_list_has_every_run_with_its_state(studio: StudioProcess) -> None:
         page = admin.get("/runs").text
     assert set(listed) == {"done", "two words", "outer", "outer/pretrain", "damaged"}
     assert listed["done"]["state"] == "done" and listed["done"]["steps"] == "50"
-    assert listed["outer/pretrain"]["above"] == "outer"
+    inner = listed["outer/pretrain"]
+    assert inner["above"] == "outer" and inner["state"] == "done"  # since the outer one is
     assert listed["damaged"]["state"] == "damaged" and "metrics.jsonl:2" in listed["damaged"]["trouble"]
     order = list(listed)
     assert order.index("outer/pretrain") == order.index("outer") + 1

@@ -175,7 +175,7 @@ class LinePlot extends Plot {
       const elsewhere = one.x[near] === at ? "" : `at ${this.#at(one.x[near])}`;
       return { name: one.name, value: exact(one.y[near]), series: one.index, note: [span, elsewhere].filter(Boolean).join(" ") };
     });
-    for (const mark of this.data.marks ?? []) if (nearest(this.#xs, mark.x) === place) lines.push({ name: mark.kind, value: mark.text });
+    for (const mark of this.data.marks ?? []) if (nearest(this.#xs, mark.x) === place) lines.push({ name: mark.kind, value: mark.text, event: true });
     return { at: this.#at(at), lines, x: this.#frame.x.at(at) };
   }
 

@@ -32,7 +32,7 @@ export function swatch(index) {
     then the attribute `heading` says what will be there.
 
     A kind of plot has: `height(width)`, `draw(svg, width, height)`; `places`, how many there are to stop
-    at; `placeAt(x, y)`; `values(place)` → {at, lines: [{name, value, series?, note?}], x}; `show(place)`
+    at; `placeAt(x, y)`; `values(place)` → {at, lines: [{name, value, series?, note?, event?}], x}; `show(place)`
     marks it in the picture; `table()` → {columns, rows, said?}. */
 export class Plot extends HTMLElement {
   #data = null;
@@ -139,7 +139,7 @@ export class Plot extends HTMLElement {
     if (this.#place === null) return;
     const { at, lines, x, y } = this.values(this.#place);
     this.tip.replaceChildren(element("strong", {}, at), ...lines.map((line) => {
-      const row = element("p");
+      const row = element("p", { className: line.event ? "event" : "curve" });
       if (line.series !== undefined) row.append(swatch(line.series));
       const said = element("span", {}, line.value);
       if (line.note) said.append(" ", element("span", { className: "soft" }, line.note));
