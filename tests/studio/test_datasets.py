@@ -17,6 +17,7 @@ import pytest
 
 from tests.studio.conftest import PHONE, StudioProcess, serious_faults
 from whorl.base.config import Config
+from whorl.base.errors import DataError
 from whorl.base.files import read_json, sha256_file
 from whorl.base.lineage import trace_back
 from whorl.base.logbook import Logbook
@@ -87,6 +88,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = folder / "data" / "broken"
     (broken / "documents").mkdir(parents=True)
     (broken / "manifest.json").write_text("{oops")
+    lacking = folder / "data" / "lacking"
+    (lacking / "documents").mkdir(parents=True)
+    (lacking / "manifest.json").write_text('{"format": 1, "read": 3}')
     (folder / "export").mkdir()
     (folder / "export" / "manifest.json").write_text('{"format": 1}')  # of votes: no dataset
     return folder
@@ -198,6 +202,23 @@ def test_the_list_and_the_pages(studio: StudioProcess) -> None:
         assert "too short" in page and "short &lt;b&gt;one&lt;/b&gt;" in page and "<b>one" not in page
         assert "not valid JSON" in admin.get("/data/data/broken").text
         assert "unfinished" in admin.get("/data/data/going").text
+        assert "has no documents; make the dataset again" in admin.get("/data/data/lacking").text
+
+
+def test_a_dataset_whose_files_are_gone_says_so(tmp_path: Path, dataset: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "copy")
+    for part in (tmp_path / "copy" / "signals").iterdir():
+        part.write_bytes(part.read_bytes()[:100])
+    manifest = read_json(dataset / "manifest.json")
+    with pytest.raises(DataError, match="its signals cannot be read"):
+        histograms(tmp_path / "copy", manifest)
+    shutil.rmtree(tmp_path / "copy" / "documents")
+    with pytest.raises(DataError, match="cannot be read"):
+        kept(tmp_path / "copy", manifest, 1)
+    [file] = (tmp_path / "copy" / "rejects").glob("part-*")
+    file.write_text("{oops\n")
+    with pytest.raises(DataError, match="not a reject's record"):
+        rejects(tmp_path / "copy", manifest, "long_enough", "", "")
 
 
 def test_texts_are_shown_as_texts(studio: StudioProcess, dataset: Path) -> None:

@@ -107,6 +107,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(runs / "damaged" / "metrics.jsonl", "a") as file:
         file.write("{oops\n")
         file.write('{"step": 2, "time": 0, "values": {"loss": 1}}\n')
+    with Logbook(runs / "no recipe") as book:
+        book.metric(1, loss=1.0)
+    (runs / "no recipe" / "config.toml").write_text("rate = = 1")
     with Logbook(folder / "secret") as book:
         book.metric(1, loss=1.0)
     (runs / "link").symlink_to(folder / "secret")
@@ -123,7 +126,7 @@ def test_the_list_has_every_run_with_its_state(studio: StudioProcess) -> None:
     with studio.admin() as admin:
         listed = {one["way"]: one for one in admin.get("/api/runs").json()["runs"]}
         page = admin.get("/runs").text
-    assert set(listed) == {"done", "two words", "outer", "outer/pretrain", "damaged"}
+    assert set(listed) == {"done", "two words", "outer", "outer/pretrain", "damaged", "no recipe"}
     assert listed["done"]["state"] == "done" and listed["done"]["steps"] == "50"
     inner = listed["outer/pretrain"]
     assert inner["above"] == "outer" and inner["state"] == "done"  # since the outer one is
@@ -188,6 +191,8 @@ def test_a_damaged_run_is_said_plainly(studio: StudioProcess) -> None:
     with studio.admin() as admin:
         page = admin.get("/runs/damaged")
         assert page.status_code == 200 and "metrics.jsonl:2: not valid JSON" in page.text
+        recipe = admin.get("/runs/no%20recipe", headers={"accept": "text/html"})
+        assert recipe.status_code == 200 and "config.toml" in recipe.text and "damaged" in recipe.text
         refused = admin.get("/api/runs/curves?run=damaged")
         assert refused.status_code == 400 and "metrics.jsonl:2" in refused.json()["error"]["message"]
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whorl.base.errors import WhorlError
+from whorl.base.errors import DataError, WhorlError
 from whorl.base.files import read_json
 from whorl.data.dataset import open_manifest
 from whorl.serve.api.errors import ApiError
 
 DEPTH = 7
 MANIFEST = "manifest.json"
+NEEDED = ("read", "documents", "splits", "reasons", "files")
 # Folders that hold no datasets, and may hold very much.
 PASSED_OVER = {
     "checkpoints", "model", "adapter", "base", "arena", "studio", "documents", "signals", "rejects",
@@ -102,7 +103,10 @@ def _read(way: str, folder: Path) -> Found:
     documents, tokens = _manifests(folder)
     try:
         if documents.is_file():
-            found.documents = open_manifest(folder)
+            manifest = open_manifest(folder)
+            if missing := [name for name in NEEDED if name not in manifest]:
+                raise DataError(f"{documents} has no {missing[0]}; make the dataset again")
+            found.documents = manifest
         if tokens.is_file():
             found.tokens = read_json(tokens, what="token manifest")
             for shard in found.tokens.get("shards", []):

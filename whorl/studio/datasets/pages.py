@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -67,7 +68,7 @@ def add_datasets(made: FastAPI, studio: Studio) -> None:
         try:
             values = await run_in_threadpool(whole, found, spreads, request)
         except (DataError, FileNotFoundError) as error:
-            found.trouble, values = str(error), {}
+            found, values = replace(found, trouble=str(error)), {}
         return studio.pages.page(request, "dataset.html", person, found=found, **(EMPTY | values))
 
 

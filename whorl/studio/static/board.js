@@ -67,4 +67,20 @@ if (first.rows.length) {
   ratings(first.rows);
   more();
 }
-listen(`/api/board/stream?after=${first.seq}`, { board: moved });
+
+// A browser has few connections to a place: a page that nobody sees gives its one back.
+let seen = first.seq;
+let stop = null;
+function follow() {
+  stop = listen(`/api/board/stream?after=${seen}`, {
+    board: ({ seq }) => {
+      seen = seq;
+      moved();
+    },
+  });
+}
+document.addEventListener("visibilitychange", () => {
+  stop?.();
+  if (!document.hidden) follow();
+});
+follow();

@@ -153,6 +153,13 @@ function follow(now) {
   stop = listen(`/api/runs/stream?${query(now.ways)}&after=${now.after}`, { points, happened, state, trouble, anew: again });
 }
 
+// A browser has few connections to a place: a page that nobody sees gives its one back.
+document.addEventListener("visibilitychange", () => {
+  if (first.state !== "going") return;
+  if (document.hidden) stop?.();
+  else again();
+});
+
 tidy();
 if (first.state === "going") follow(first);
 else show(first);
