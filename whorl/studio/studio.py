@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
@@ -16,6 +16,7 @@ from whorl.arena.store.store import default_store
 from whorl.base.errors import InputError
 from whorl.evals.serving import is_address
 from whorl.serve.api.errors import ApiError
+from whorl.studio.battles.room import BattleRoom
 from whorl.studio.config import StudioConfig
 from whorl.studio.models.discovery import find_models, is_model
 from whorl.studio.models.joined import JoinedModels
@@ -35,9 +36,11 @@ class Studio:
     pool: ModelPool
     joined: JoinedModels
     sessions: Sessions
+    battles: BattleRoom
     pages: Pages = field(default_factory=Pages)
     messages: Limiter
     sign_ins: Limiter
+    closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what rooms do at the end
 
     @classmethod
     def open(cls, config: StudioConfig) -> Studio:
@@ -48,8 +51,10 @@ class Studio:
         private = workspace / "studio"
         store = Store.open(config.store or default_store(workspace))
         try:
+            pool = ModelPool(config.limits.running)
             studio = cls(
-                config=config, workspace=workspace, store=store, pool=ModelPool(config.limits.running),
+                config=config, workspace=workspace, store=store, pool=pool,
+                battles=BattleRoom(store, pool, config.limits),
                 joined=JoinedModels(private / "models.json"),
                 sessions=Sessions(store, private / "secret", config.session_days),
                 messages=Limiter(config.limits.messages, "messages"),
@@ -62,6 +67,9 @@ class Studio:
         return studio
 
     async def close(self) -> None:
+        await self.battles.close()
+        for close in self.closing:
+            await close()
         await self.pool.close()
         self.store.close()
 

@@ -8,6 +8,7 @@ byte, at the cost of what is new (and of the board).
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class LiveVotes:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.seq = 0  # of the last row of the log that was read
+        self.changes = 0  # how often an old vote has come to count, or ceased to
         self._lock = threading.Lock()
         self._cast: list[tuple[BattleVote, str]] = []  # as cast, with the reason of then
         self._place: dict[str, int] = {}  # battle → its place
@@ -55,6 +57,7 @@ class LiveVotes:
                     self._consents[row.subject] = votes.as_consent(row.body)
                     if (place := self._place.get(row.subject)) is not None:
                         self._columns.settle(place, self._now(place))
+                        self.changes += 1
                 self.seq = row.seq
             return self.seq - before
 
@@ -70,15 +73,26 @@ class LiveVotes:
         reason = votes.why_not_now(reason, consent, vote.purpose)
         return vote._replace(consent=consent, reason=reason, rated=not reason)
 
-    def rows(self, *, consent: Consent = "rate", rated: bool | None = True) -> list[BattleVote]:
+    def rows(
+        self, *, consent: Consent = "rate", rated: bool | None = True, after: int = 0
+    ) -> list[BattleVote]:
         """What `Store.battles` gives, as of the last `refresh`."""
         with self._lock:
-            return [self._now(place) for place in self._columns.chosen(consent, rated)]
+            first = self._until(after)
+            return [self._now(place) for place in self._columns.chosen(consent, rated, slice(first, None))]
 
-    def battles(self, *, consent: Consent = "rate", rated: bool | None = True) -> Battles:
-        """The same in columns, as `Battles.from_rows` makes them: no vote is looked at one by one."""
+    def battles(
+        self, *, consent: Consent = "rate", rated: bool | None = True, until: int | None = None
+    ) -> Battles:
+        """The same in columns, as `Battles.from_rows` makes them: no vote is looked at one by one. With
+        `until`, those of the log's rows up to that `seq`."""
         with self._lock:
-            return self._columns.battles(self._columns.chosen(consent, rated))
+            end = None if until is None else self._until(until)
+            return self._columns.battles(self._columns.chosen(consent, rated, slice(0, end)))
+
+    def _until(self, seq: int) -> int:
+        """How many votes were cast in the rows up to `seq`."""
+        return bisect_right(self._cast, seq, key=lambda cast: cast[0].seq)
 
 
 class _Numbers:
@@ -153,11 +167,11 @@ class _Columns:
         self._consent.values[row] = CONSENTS.index(vote.consent)
         self._rated.values[row] = vote.rated
 
-    def chosen(self, consent: Consent, rated: bool | None) -> NDArray[np.intp]:
-        wanted = self._consent.values >= CONSENTS.index(consent)
+    def chosen(self, consent: Consent, rated: bool | None, among: slice) -> NDArray[np.intp]:
+        wanted = self._consent.values[among] >= CONSENTS.index(consent)
         if rated is not None:
-            wanted &= self._rated.values == rated
-        return np.flatnonzero(wanted)
+            wanted &= self._rated.values[among] == rated
+        return np.flatnonzero(wanted) + (among.start or 0)
 
     def battles(self, rows: NDArray[np.intp]) -> Battles:
         models = self._models.labels(np.concatenate([2 * rows, 2 * rows + 1]))
