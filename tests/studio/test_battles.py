@@ -346,7 +346,7 @@ def test_kill_9_and_a_restart(tmp_path: Path, blank: Path) -> None:
             studio.process.wait()
         with Store.open(tmp_path / "arena" / "arena.sqlite") as store:
             assert [vote.battle for vote in store.battles()] == [voted["id"]]
-            store.verify()
+            assert store.verify().ok
         amber.mode = "well"
         with arena(tmp_path, blank, amber, birch) as studio, studio.admin() as admin:
             shown = admin.get(f"/api/arena/{voted['id']}").json()
