@@ -136,9 +136,12 @@ def test_real_models_with_an_image(studio: StudioProcess) -> None:
     with studio.voter("rita") as rita:
         battle = begin(rita, "Shade?", images=[DARK.to_data_uri()])
         assert battle["state"] == "open", battle["why"]
+        # That they were started for this battle is not told before the vote.
+        assert not any(one["weight_version"] for one in rita.get("/api/models").json()["models"])
         vote = rita.post(f"/api/arena/{battle['id']}/vote", json={"winner": "tie"}).json()["vote"]
         assert {vote[side]["model"] for side in ("left", "right")} == {"tiny", "other"}
         assert all(vote[side]["weights"] for side in ("left", "right"))
+        assert all(one["weight_version"] for one in rita.get("/api/models").json()["models"])
         assert "dark" in {battle["exchanges"][0][side]["html"].strip("<p>/\n") for side in ("left", "right")}
 
 
@@ -164,6 +167,7 @@ def everything_told(http: httpx.Client) -> tuple[str, str]:
     for path in (f"/api/arena/{number}", f"/arena/{number}", "/arena", "/arena/me"):
         told.append(take(http.get(path)).text)
     told.append(take(http.post(f"/api/arena/{number}/vote", json={"winner": "amber-1"})).text)
+    assert {one["state"] for one in http.get("/api/models").json()["models"]} == {"ready"}
     told.append(take(http.get(f"/api/arena/{number}/outcome")).text)
     whole = "\n".join(told).replace(number, "BATTLE")
     left = http.post(f"/api/arena/{number}/vote", json={"winner": "tie"}).json()["vote"]["left"]["model"]

@@ -7,6 +7,7 @@ anything that depends on who the two are: no names, no counts, no times, no word
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,6 +91,7 @@ class Battle:
     replies: dict[Side, Reply] = field(default_factory=dict)
     finished: dict[Side, Finished] = field(default_factory=dict)
     stopped: bool = False
+    touched: float = field(default_factory=time.monotonic)  # when it was last answered
     deciding: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
@@ -129,6 +131,7 @@ class Battle:
     def start(self, pool: ModelPool, limits: StudioLimits, seed: int) -> list[asyncio.Task[None]]:
         """Let both answer the last message; the tasks of the two replies."""
         self.state, self.stopped, self.log, self.finished = "answering", False, EventLog(), {}
+        self.touched = time.monotonic()
         params = SamplingParams(temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=seed)
         for side, word in WORDS.items():
             self.replies[side] = Reply(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from whorl.studio.models.pool import ModelPool
 
 HELD, HELD_BYTES = 1000, 256 << 20  # battles kept in memory, and their images; the others are in the store
 MOST_EXCHANGES = 40
+JUDGED_WITHIN = 1800.0  # seconds after its last message for which a battle may still be judged blindly
 STOPPED_EARLY = "Stopped before both had answered."
 BOARD_SECONDS = 20.0  # how long one waits for a board with a vote in it
 
@@ -166,6 +168,14 @@ class BattleRoom:
             battle.give_up("The answers could not be kept.")
             return
         battle.settle()
+
+    def judging(self, person: int) -> bool:
+        """Whether the person has a battle before them that waits for its vote."""
+        recent = time.monotonic() - JUDGED_WITHIN
+        return any(
+            one.person == person and one.state in ("answering", "open") and one.touched > recent
+            for one in self._held.values()
+        )
 
     # -- voting ------------------------------------------------------------------------------------
 
