@@ -332,6 +332,31 @@ def test_without_consent_a_vote_is_kept_and_does_not_count(room: Room) -> None:
         assert not vote["rated"] and "no consent" in vote["reason"]
 
 
+def test_a_second_look_swaps_the_sides_and_is_not_rated(room: Room) -> None:
+    with room.studio.voter("sue") as sue:
+        early = sue.post("/api/arena/second-look")
+        assert early.status_code == 409 and "vote on 4 battles first" in early.json()["error"]["message"]
+        first: dict[str, Any] = {}
+        for number in range(4):
+            battle = begin(sue, f"Question {number}?")
+            voted = sue.post(f"/api/arena/{battle['id']}/vote", json={"winner": "left"}).json()
+            first = first or voted
+        assert sue.get(f"/api/arena/{battle['id']}/outcome").status_code == 200  # the ledger has them all
+        again = sue.post("/api/arena/second-look").json()
+        assert again["state"] == "open" and again["vote"] is None and again["id"] != first["id"]
+        (then,), (now,) = first["exchanges"], again["exchanges"]
+        assert now == {"asked": then["asked"], "left": then["right"], "right": then["left"]}
+        assert sue.post(f"/api/arena/{again['id']}/say", json={"text": "More?"}).status_code == 409
+        vote = sue.post(f"/api/arena/{again['id']}/vote", json={"winner": "right"}).json()["vote"]
+        assert not vote["rated"] and vote["reason"] == "a second look is for yourself"
+        assert vote["left"] == first["vote"]["right"]
+        standing = sue.get(f"/api/arena/{again['id']}/outcome").json()["standing"]
+        assert (standing["alike"], standing["met_again"]) == (1, 1)
+        assert next(quest["whole"] for quest in standing["quests"] if quest["name"] == "again")
+        assert sue.post("/api/arena/second-look").status_code == 200  # the next oldest one
+        assert {"aa11", "bb22", "cc33"} > set(vote["left"]["weights"])
+
+
 # -- killed and started again --------------------------------------------------------------------------
 
 

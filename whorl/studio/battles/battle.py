@@ -29,6 +29,7 @@ WINNERS: dict[str, Winner] = {
 SHOWN_WINNERS = {winner: word for word, winner in WINNERS.items()}
 # The same for both, whoever they are: nobody's own defaults.
 TEMPERATURE, MAX_TOKENS = 0.7, 1024
+SECOND_LOOK = "a second look is for yourself"
 BROKEN_OFF = "The studio stopped in the middle of this battle."
 
 
@@ -76,7 +77,8 @@ class SideLog(EventLog):
 
 @dataclass(kw_only=True)
 class Battle:
-    """`models` and `weights` by side; `why` says what ended it without a vote."""
+    """`models` and `weights` by side; `why` says what ended it without a vote. `again` is a second look:
+    answers that the person has judged before, with the sides swapped."""
 
     id: str
     person: int
@@ -87,6 +89,7 @@ class Battle:
     state: State = "open"
     why: str = ""
     vote: Cast | None = None
+    again: bool = False
     log: EventLog = field(default_factory=EventLog)
     replies: dict[Side, Reply] = field(default_factory=dict)
     finished: dict[Side, Finished] = field(default_factory=dict)
@@ -179,12 +182,12 @@ class Battle:
         told: dict[str, Any] = {
             "id": self.id, "state": self.state, "why": self.why, "consent": self.consent,
             "images": bool(self.exchanges[0].asked.images) if self.exchanges else False,
-            "exchanges": [_exchange(one) for one in self.exchanges], "vote": None,
+            "exchanges": [_exchange(one) for one in self.exchanges], "vote": None, "again": self.again,
         }  # fmt: skip
         if self.vote is not None:
             told["vote"] = {
                 "winner": SHOWN_WINNERS[self.vote.winner], "rated": self.vote.rated,
-                "reason": in_words(self.vote.reason),
+                "reason": SECOND_LOOK if self.again else in_words(self.vote.reason),
             } | {word: {"model": self.models[side], "weights": sorted(self.weights[side])}
                  for side, word in WORDS.items()}  # fmt: skip
         return told

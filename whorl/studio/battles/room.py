@@ -22,11 +22,13 @@ from whorl.studio.battles.categories import category_of
 from whorl.studio.battles.drawing import PairDrawer
 from whorl.studio.battles.live_board import LiveBoard
 from whorl.studio.battles.points import Ledger
+from whorl.studio.battles.second_look import LATEST, repeat, to_look_at
 from whorl.studio.config import StudioLimits
 from whorl.studio.models.pool import ModelPool
 
 HELD, HELD_BYTES = 1000, 256 << 20  # battles kept in memory, and their images; the others are in the store
 MOST_EXCHANGES = 40
+TRIED = 5  # battles for a second look, where earlier ones were erased
 JUDGED_WITHIN = 1800.0  # seconds after its last message for which a battle may still be judged blindly
 STOPPED_EARLY = "Stopped before both had answered."
 BOARD_SECONDS = 20.0  # how long one waits for a board with a vote in it
@@ -89,11 +91,23 @@ class BattleRoom:
                 battle.give_up("Begun again with another pair.")
         return await self.begin(person, battle.exchanges[0].asked, battle.consent)
 
+    async def second_look(self, person: Person) -> Battle:
+        """One's own oldest battle that was judged but once, with the sides swapped."""
+        for number in to_look_at(self.ledger.votes_of(str(person.id)))[:TRIED]:
+            again = await run_in_threadpool(repeat, self._store, number, person.id)
+            if again is not None:
+                battle = await self.find(person, again)
+                battle.again = True
+                return battle
+        raise ApiError(409, f"vote on {LATEST + 1} battles first, then look at the oldest again", code="none")
+
     async def say(self, person: Person, number: str, message: Message) -> Battle:
         """A further message to both."""
         battle = await self.find(person, number)
         async with battle.deciding:
             self._check_open(battle, "say more in")
+            if battle.again:
+                raise ApiError(409, "a second look is over answers that are there; vote now", code="again")
             if len(battle.exchanges) >= MOST_EXCHANGES:
                 raise ApiError(409, f"a battle has {MOST_EXCHANGES} messages at most; vote now")
             if message.images and not battle.exchanges[0].asked.images:
