@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from whorl.arena.store.records import Consent, Side, Turn, Winner
+from whorl.arena.store.votes import NOT_TO_RATE
 from whorl.base.nouns import Conversation, Message, SamplingParams
 from whorl.studio.config import StudioLimits
 from whorl.studio.models.pool import ModelPool
@@ -29,6 +30,7 @@ WINNERS: dict[str, Winner] = {
 SHOWN_WINNERS = {winner: word for word, winner in WINNERS.items()}
 # The same for both, whoever they are: nobody's own defaults.
 TEMPERATURE, MAX_TOKENS = 0.7, 1024
+SET_ASIDE = "prompts like this one are set aside from the board, so that none that may train also rates"
 SECOND_LOOK = "a second look is for yourself"
 BROKEN_OFF = "The studio stopped in the middle of this battle."
 
@@ -203,7 +205,9 @@ def _reply(message: Message) -> dict[str, str]:
 
 
 def in_words(reason: str) -> str:
-    """Why a vote is not rated, for who sees left and right."""
+    """Why a vote is not rated, for who sees left and right and has not read the store's split."""
+    if reason in (NOT_TO_RATE["train"], NOT_TO_RATE["neither"]):
+        return SET_ASIDE
     for side, word in WORDS.items():
         reason = reason.replace(f"reply {side} names", f"the {word} reply names")
     return reason

@@ -69,7 +69,9 @@ class BattleRoom:
 
     async def begin(self, person: Person, asked: Message, consent: Consent) -> Battle:
         """A new battle over `asked`; its answers are on their way."""
-        left, right, probability = await run_in_threadpool(self._drawer.draw, images=bool(asked.images))
+        left, right, probability = await run_in_threadpool(
+            self._drawer.draw, person.id, images=bool(asked.images)
+        )
         pair = await run_in_threadpool(
             self._store.start_battle, person.id, [asked], model_a=left, model_b=right,
             probability=probability, consent=consent, category=category_of(asked),
@@ -158,7 +160,7 @@ class BattleRoom:
             return
         failed = battle.failing() or [side for side in WORDS if side not in battle.finished]
         for side in failed:
-            self._drawer.failed(battle.models[side])
+            self._drawer.failed(battle.person, battle.models[side])
             said = battle.finished[side].error if side in battle.finished else "it broke off"
             say(f"battle {battle.id}: {battle.models[side]} failed: {said}")
         for side in WORDS:
