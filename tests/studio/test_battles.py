@@ -19,6 +19,7 @@ import pytest
 from tests.studio.conftest import StudioProcess, studio_process
 from tests.studio.stub_server import StubModel, stub_model
 from whorl.arena.store import Store
+from whorl.studio.battles.personal import ENOUGH
 
 
 class Room(NamedTuple):
@@ -355,6 +356,18 @@ def test_a_second_look_swaps_the_sides_and_is_not_rated(room: Room) -> None:
         assert next(quest["whole"] for quest in standing["quests"] if quest["name"] == "again")
         assert sue.post("/api/arena/second-look").status_code == 200  # the next oldest one
         assert {"aa11", "bb22", "cc33"} > set(vote["left"]["weights"])
+
+
+def test_a_ranking_of_ones_own(room: Room) -> None:
+    with room.studio.voter("olga") as olga:
+        for number in range(ENOUGH):
+            battle = begin(olga, f"Mine {number}?", consent="none")  # counts for nobody else
+            shown = olga.post(f"/api/arena/{battle['id']}/vote", json={"winner": "left"}).json()
+        assert olga.get(f"/api/arena/{shown['id']}/outcome").json()["standing"]["rated"] == 0
+        mine = olga.get("/arena/me").text
+        table = mine.partition('aria-label="My ranking"')[2].partition("</table>")[0]
+        assert table.count("<tr>") >= 3 and "amber-1" in table
+        assert mine.count("no: no consent to rate") == ENOUGH
 
 
 # -- killed and started again --------------------------------------------------------------------------
