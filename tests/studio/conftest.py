@@ -103,9 +103,10 @@ def studio(workspace: Path) -> Iterator[StudioProcess]:
         yield process
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """The system's Chromium through Playwright; skipped by name where there is none."""
+    """The system's Chromium through Playwright; skipped by name where there is none. A file's own, since
+    Playwright keeps an event loop running, and no other test of the process could begin one."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("chromium is not installed; apt-get install chromium")

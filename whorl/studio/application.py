@@ -25,7 +25,7 @@ from whorl.studio.chat.pages import add_chat
 from whorl.studio.models.pages import add_models
 from whorl.studio.people.pages import add_people
 from whorl.studio.studio import Studio
-from whorl.studio.web.guards import SAFE, SameOrigin, SecurityHeaders
+from whorl.studio.web.guards import SAFE, SameOrigin, SecurityHeaders, WholePath
 from whorl.studio.web.pages import STATIC
 
 
@@ -73,6 +73,7 @@ def app(studio: Studio) -> FastAPI:
     made.add_middleware(SameOrigin)
     made.add_middleware(SecurityHeaders)
     made.add_middleware(Linger)
+    made.add_middleware(WholePath)
     return made
 
 

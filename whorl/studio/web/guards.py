@@ -26,6 +26,19 @@ HEADERS = {
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 
+class WholePath:
+    """Puts the proxy's path before what it has cut off: mounted files are found by the whole one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root = scope.get("root_path", "")
+        if scope["type"] == "http" and root and not f"{scope['path']}/".startswith(f"{root}/"):
+            scope = {**scope, "path": root + scope["path"]}
+        await self.app(scope, receive, send)
+
+
 class SecurityHeaders:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
