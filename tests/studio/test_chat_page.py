@@ -76,6 +76,7 @@ def test_a_picture_and_a_tool(chat: Callable[..., Any], tmp_path: Path) -> None:
     page.get_by_role("button", name="Allow once").click()
     said(page, "It is five.").wait_for()
     page.get_by_role("link", name="New chat").click()
+    page.get_by_role("heading", name="New chat").wait_for()
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("calculator").uncheck()
     assert page.get_by_label("Temperature").input_value() == "0", "what was set last is set for new ones"
@@ -172,6 +173,7 @@ def test_searching_naming_and_erasing(chat: Callable[..., Any]) -> None:
     page.get_by_label("Title").press("Enter")
     page.get_by_role("heading", name="About foxes").wait_for()
     page.get_by_role("link", name="New chat").click()
+    page.get_by_role("heading", name="New chat").wait_for()
     page.get_by_label("Search your chats").fill("BROWN fox")
     page.get_by_role("heading", name="1 conversation").wait_for()
     page.get_by_role("link", name="About foxes").click()

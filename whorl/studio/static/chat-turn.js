@@ -1,5 +1,5 @@
 // One turn of a conversation as an element: what was said, and what its person can do about it.
-// `acts` are the page's own doings: {retry, edit, cancelEdit, resend, choose, judge, decide}.
+// `acts` are the page's own doings: {retry, edit, cancelEdit, resend, choose, judge, decide, sight, limit, way, article}.
 import { attempt, element, icon, post, root } from "./studio.js";
 import { copy, modelSaid, personSaid, setHtml, showText, toolCall } from "./talk.js";
 
@@ -44,6 +44,7 @@ function editor(turn, images, acts) {
   composer.addEventListener("keydown", (event) => event.key === "Escape" && acts.cancelEdit(turn));
   made.ready = async () => {
     composer.text = turn.text;
+    composer.blind = acts.sight();
     composer.focus();
     composer.images = await Promise.all(images.map(asUri));
   };
