@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import socket
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -241,6 +242,10 @@ def test_on_a_phone(chat: Callable[..., Any], scheme: str) -> None:
     settle(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"], "nothing sticks out"
     assert page.locator(".answer pre").evaluate("one => one.scrollWidth > one.clientWidth")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy the code").click()
+    page.get_by_text("Copied.").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()").startswith("long long")
     assert serious_faults(page) == []
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("System prompt").wait_for()
@@ -281,3 +286,28 @@ def test_by_keyboard_alone(chat: Callable[..., Any]) -> None:
     page.keyboard.press("Escape")
     page.locator(".badge", has_text="stopped").wait_for()
     assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
+
+
+def test_a_page_outlives_its_studio(browser: Any, model: Obeying, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = ("--model", model.address, "--port", port)
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    with studio_process(tmp_path, *words) as studio:
+        page.goto(f"{studio.entrance}&next=/chat")
+        say(page, "echo kept")
+        settle(page, 1)
+        say(page, "slow 1500")
+        said(page, "word5 ").wait_for()
+        studio.process.kill()
+        studio.process.wait()
+    page.get_by_role("textbox", name="Message", exact=True).fill("echo a draft")
+    with studio_process(tmp_path, *words):
+        page.get_by_text("This has no reply yet.").wait_for()
+        page.get_by_role("button", name="Send").click()
+        said(page, "a draft").nth(1).wait_for()
+        assert page.locator(".answer").all_inner_texts()[0] == "kept"
+    context.close()

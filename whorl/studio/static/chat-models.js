@@ -20,11 +20,11 @@ function showSight() {
   for (const composer of document.querySelectorAll("message-composer")) composer.blind = sight();
 }
 
-function draw() {
+function draw(last) {
   const now = JSON.stringify(models.map((one) => [one.name, one.state, one.images]));
   if (now === shown) return;
   shown = now;
-  const wanted = picker.value || rememberedModel();
+  const wanted = picker.value || rememberedModel(last);
   const options = models.map((one) => element("option", { value: one.name, title: one.why }, one.name + (WORDS[one.state] ?? "")));
   picker.replaceChildren(...options);
   const well = models.find((one) => one.state !== "down") ?? models[0];
@@ -33,10 +33,11 @@ function draw() {
   showSight();
 }
 
-/** Follow the models from now on. `seen` tells whether the conversation holds images. */
-export function followModels(first, seen) {
+/** Follow the models from now on. `seen` tells whether the conversation holds images, `last` is the model
+    that has answered in it last. */
+export function followModels(first, seen, last) {
   models = first;
-  draw();
+  draw(last);
   picker.addEventListener("change", () => {
     keep({ model: picker.value });
     showSight();

@@ -256,7 +256,7 @@ async function begin(said) {
     composer.clear();
     composer.setAttribute("draft", `chat:${talk.id}`);
     tree = new Tree(talk.id, talk.turns);
-    adopt(talk);
+    adopt(talk, asked.model);
     history.pushState(null, "", `${root}/chat/${talk.id}`);
     putFirst({ id: talk.id, title: talk.title, started: Date.now() / 1000 });
     about(talk);
@@ -291,7 +291,7 @@ const first = tree.path().find((turn) => turn.role === "user");
 showSettings(data.tools, talk, first ? tree.system(first) : "");
 showList(data, talk?.id ?? null);
 about(talk);
-followModels(data.models, () => tree.path().some((turn) => turn.images));
+followModels(data.models, () => tree.path().some((turn) => turn.images), tree.path().findLast((turn) => turn.model)?.model);
 composer.busy = false;
 if (talk?.exchange) hear(talk.exchange);
 draw();

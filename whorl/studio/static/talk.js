@@ -84,3 +84,14 @@ export async function copy(text) {
     toast("The browser does not let this page copy; select the text instead.", { bad: true });
   }
 }
+
+/** A copy button on each block of code; for text that changes no more. */
+export function copyable(place) {
+  for (const block of place.querySelectorAll("pre")) {
+    const button = element("button", { type: "button", className: "slim square", title: "Copy the code" }, icon("copy"), element("span", { className: "unseen" }, "Copy the code"));
+    button.addEventListener("click", () => copy(block.textContent));
+    const holder = element("div", { className: "code" });
+    block.replaceWith(holder);
+    holder.append(block, button);
+  }
+}
