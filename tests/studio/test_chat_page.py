@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from tests.models.learnt import DARK, LIGHT
+from tests.serve.api.test_nginx import NGINX, nginx
 from tests.studio.conftest import PHONE, StudioProcess, serious_faults, studio_process
 from tests.studio.obeying import Obeying, obeying
 
+WIDTH = "one => one.decode().then(() => one.naturalWidth)"
 EVIL = '<script>window.ran = 1</script><img src=x onerror="window.ran = 1">[x](javascript:window.ran=1)'
 
 
@@ -88,7 +90,7 @@ def test_a_picture_and_a_tool(chat: Callable[..., Any], tmp_path: Path) -> None:
     page.get_by_role("button", name="Remove 1.png").click()
     say(page, "Shade?")
     page.locator(".said.model", has_text="dark").wait_for()
-    assert page.locator(".pictures img").evaluate("one => one.decode().then(() => one.naturalWidth)") == 8
+    assert page.locator(".pictures img").evaluate(WIDTH) == 8
 
 
 def test_pictures_by_paste_and_drop_and_for_the_blind(chat: Callable[..., Any]) -> None:
@@ -310,4 +312,29 @@ def test_a_page_outlives_its_studio(browser: Any, model: Obeying, tmp_path: Path
         page.get_by_role("button", name="Send").click()
         said(page, "a draft").nth(1).wait_for()
         assert page.locator(".answer").all_inner_texts()[0] == "kept"
+    context.close()
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+def test_behind_a_proxys_path(browser: Any, model: Obeying, tmp_path: Path) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    words = ("--root-path", "/llm", "--trusted-proxy", "127.0.0.1", "--model", model.address)
+    with studio_process(tmp_path, *words) as studio:
+        upstream = studio.address.removeprefix("http://").partition("/")[0]
+        with nginx(upstream, tmp_path) as address:
+            key = studio.entrance.partition("key=")[2]
+            page.goto(f"{address}/llm/enter?key={key}")
+            page.locator("message-composer input[type=file]").set_input_files(
+                {"name": "dark.png", "mimeType": "image/png", "buffer": DARK.data}
+            )
+            page.get_by_role("button", name="Remove dark.png").wait_for()
+            say(page, "slow 1500")
+            said(page, "word5 ").wait_for()
+            assert page.url.startswith(f"{address}/llm/chat/")
+            page.reload()
+            page.get_by_role("button", name="Stop").click()
+            page.locator(".badge", has_text="stopped").wait_for()
+            assert page.locator(".pictures img").evaluate(WIDTH) == 8
     context.close()
