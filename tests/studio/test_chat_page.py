@@ -133,6 +133,20 @@ def test_stop_reload_and_go_on(chat: Callable[..., Any]) -> None:
     assert page.locator(".said").count() == 4
 
 
+def test_thinking_is_folded_and_drafts_are_kept(chat: Callable[..., Any]) -> None:
+    page = chat()
+    say(page, "think done")
+    settle(page, 1)
+    thoughts = page.locator(".thinking em", has_text="see")
+    assert not thoughts.is_visible() and page.locator(".answer").inner_text() == "done"
+    page.get_by_text("Thinking", exact=True).click()
+    thoughts.wait_for()
+    page.get_by_role("textbox", name="Message", exact=True).fill("half a thou")
+    page.reload()
+    assert page.get_by_role("textbox", name="Message", exact=True).input_value() == "half a thou"
+    assert page.locator(".thinking").count() == 1 and serious_faults(page) == []
+
+
 def test_a_call_waits_through_a_reload(chat: Callable[..., Any]) -> None:
     page = chat()
     page.get_by_role("button", name="Settings").click()

@@ -4,7 +4,7 @@ import { element, icon, toast } from "./studio.js";
 
 /** What a person wrote: {text, images: addresses or data URIs}. */
 export function personSaid({ text, images = [] }) {
-  const made = element("article", { className: "said person" }, element("h3", { className: "unseen" }, "You"));
+  const made = element("article", { className: "said person" }, element("h2", { className: "unseen" }, "You"));
   if (images.length) {
     made.append(element("div", { className: "pictures" }, ...images.map((one, place) => element("img", { src: one, alt: `image ${place + 1}`, loading: "lazy" }))));
   }
@@ -16,7 +16,7 @@ export function personSaid({ text, images = [] }) {
 export function modelSaid(who) {
   const made = element("article", { className: "said model" });
   made.append(
-    element("h3", { className: "who" }, who),
+    element("h2", { className: "who" }, who),
     element("details", { className: "thinking", hidden: true }, element("summary", {}, "Thinking"), element("div", { className: "prose" })),
     element("div", { className: "prose answer" }),
   );
