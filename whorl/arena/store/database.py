@@ -110,7 +110,7 @@ class Database:
                 )
             return
         # secure_delete wrote zeros into the pages; now the log of pages goes, once nobody reads it.
-        with self._group.lock, self.faults(), self.engine.connect() as connection:
+        with self._group.alone(), self.faults(), self.engine.connect() as connection:
             raw = connection.connection.cursor()
             raw.execute(f"PRAGMA busy_timeout={SCRUB_SECONDS * 1000}")
             busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]

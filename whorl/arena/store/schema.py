@@ -144,12 +144,6 @@ log = Table(
     Column("hash", String, nullable=False),
     Index("arena_log_subject", "subject"),
     Index(
-        "arena_log_consents",
-        "seq",
-        sqlite_where=text("kind = 'consent'"),
-        postgresql_where=text("kind = 'consent'"),
-    ),
-    Index(
         "arena_log_one_vote",
         "subject",
         unique=True,

@@ -179,7 +179,7 @@ def read_votes(
     """Votes in the order they came in, as the log knew them at time `at`."""
     saying.check_consent(consent)
     until = chain.microseconds(chain.checked_time(at)) if at is not None else None
-    changes = _consents(connection, until)
+    changes = _consents(connection, until, after)
     least = CONSENTS.index(consent)
     query = (
         sa.select(log.c.seq, log.c.body).where(log.c.kind == "vote", log.c.seq > after).order_by(log.c.seq)
@@ -195,23 +195,29 @@ def read_votes(
         yield vote
 
 
-def _consents(connection: Connection, until: int | None) -> dict[str, Consent]:
-    """Conversation → its consent, where that was changed."""
-    query = sa.select(log.c.subject, log.c.body).where(log.c.kind == "consent").order_by(log.c.seq)
+def _consents(connection: Connection, until: int | None, after: int) -> dict[str, Consent]:
+    """Conversation → its consent, where that was changed. A vote knows of the changes before it."""
+    query = sa.select(log.c.subject, log.c.body).where(log.c.kind == "consent", log.c.seq > after)
     if until is not None:
         query = query.where(log.c.recorded <= until)
-    return {
-        row.subject: chain.parse_body(row.body, "consent")["consent"] for row in connection.execute(query)
-    }
+    return {row.subject: as_consent(row.body) for row in connection.execute(query.order_by(log.c.seq))}
+
+
+def as_consent(body: str) -> Consent:
+    consent: Consent = chain.parse_body(body, "consent")["consent"]
+    return consent
+
+
+def why_not_now(reason: str, consent: Consent, purpose: Purpose) -> str:
+    """Why a vote does not count now, by the `reason` of when it was cast; "" where it counts."""
+    if consent == "none":
+        return reason or NO_CONSENT
+    return NOT_TO_RATE[purpose] if reason == NO_CONSENT else reason  # given afterwards
 
 
 def as_vote(seq: int, body: Mapping[str, Any], changes: Mapping[str, Consent]) -> BattleVote:
     consent: Consent = changes.get(body["battle"], body["consent"])
-    reason = body["reason"]
-    if consent == "none":
-        reason = reason or NO_CONSENT
-    elif reason == NO_CONSENT:  # given afterwards
-        reason = NOT_TO_RATE[body["purpose"]]
+    reason = why_not_now(body["reason"], consent, body["purpose"])
     style = tuple((name, body["style_a"][name], body["style_b"][name]) for name in body["style_a"])
     return BattleVote(
         seq=seq, battle=body["battle"], model_a=body["model_a"], model_b=body["model_b"],

@@ -1,4 +1,4 @@
-"""Titles of conversations; an index to what changes votes afterwards, of which there is little."""
+"""Titles of conversations, and an index for pages of a person's, the newest first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,3 @@ def upgrade() -> None:
     op.add_column("arena_conversations", title)
     op.create_index("arena_conversations_started", "arena_conversations", ["person", "started"])
     op.drop_index("arena_conversations_person", "arena_conversations")
-    consent = sa.text("kind = 'consent'")
-    op.create_index(
-        "arena_log_consents", "arena_log", ["seq"], sqlite_where=consent, postgresql_where=consent
-    )
