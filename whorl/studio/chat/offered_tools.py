@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 from whorl.base.errors import InputError
 from whorl.base.nouns import ToolCall
-from whorl.tools import Tool, calculator_tool, clock_tool, lookup_tool
+from whorl.studio.models.tools import all_tools
 
 MOST_CALLS = 8  # that one message may lead to
 # What a page says of each; the model reads the tool's own schema.
@@ -18,12 +16,6 @@ WORDS = {
     "clock": "the date and time of this machine",
     "lookup": "Python's documentation, as it is installed here",
 }
-
-
-@cache
-def all_tools() -> Mapping[str, Tool]:
-    made = (calculator_tool(), clock_tool(), lookup_tool())
-    return MappingProxyType({tool.name: tool for tool in made})
 
 
 def schemas(names: Sequence[str]) -> list[dict[str, Any]]:
