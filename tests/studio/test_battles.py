@@ -226,7 +226,7 @@ def test_before_the_vote_nothing_tells_the_models_apart(tmp_path: Path, blank: P
         slow = stack.enter_context(
             stub_model("birch-2", answer="A weight.", weight_version="bb22", pause=0.2, reasoning="Hm.")
         )
-        studio = stack.enter_context(arena(tmp_path, blank, quick, slow))
+        studio = stack.enter_context(arena(tmp_path, blank, quick, slow, words=("--limits.sign_ins", "600")))
         seen: dict[str, set[str]] = {}
         for number in range(16):
             # A new person each time, as long as the first vote would show on the next pages.

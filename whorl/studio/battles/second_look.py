@@ -30,8 +30,8 @@ def repeat(store: Store, battle: str, person: int) -> str | None:
     if len(said) < len(turns) or not said:
         return None
     pair = store.start_battle(
-        person, [said[0][1]], model_a=old.model_b, model_b=old.model_a, probability=1.0, consent="none",
-        category=old.category,
+        person, [said[0][1]], model_a=old.model_b, model_b=old.model_a, probability=old.probability,
+        consent="none", category=old.category,
     )  # fmt: skip
     for turn, message in said[1:]:
         store.say(pair.id, message, side=OTHER[turn.side], weight_version=turn.weight_version)

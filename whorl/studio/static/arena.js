@@ -80,7 +80,7 @@ function settle() {
   const few = !battle && Number(arena.dataset.models) < 2;
   part("few").hidden = !few;
   part("start").hidden = Boolean(battle) || few;
-  part("quests").hidden = Boolean(battle);
+  part("quests").hidden = Boolean(battle) || few;
   part("talk").hidden = !battle;
   part("outcome").hidden = state !== "voted";
   part("dock").hidden = few || state === "voted";
