@@ -158,13 +158,21 @@ def ratings_half(options: argparse.Namespace, console: Console) -> str:
 def store_half(options: argparse.Namespace, console: Console) -> str:
     load = os.getloadavg()[0]
     found = at_the_store(options.people, options.seconds, options.pace)
-    table = Table("", "votes/s", "vote p50", "p95", "p99", "start p95", "answer p95", "lost")
+    who = f"{options.people} people at once, a battle every {options.pace:g} s each"
+    console.print(
+        f"{who}; ms of half, 95 % and 99 % of the calls; load {load:.1f} at the start", soft_wrap=True
+    )
     for name, one in found.items():
-        vote = (f"{one[share]['vote']:.1f}" for share in ("p50_ms", "p95_ms", "p99_ms"))
-        others = (f"{one['p95_ms'][what]:.1f}" for what in ("start", "answer"))
-        table.add_row(name, f"{one['votes_per_s']:.0f}", *vote, *others, f"{one['lost']} of {one['votes']:,}")
-    console.print(f"{options.people} people at once, a battle every {options.pace:g} s each, two cores")
-    console.print(table)
+        shares = [one[share] for share in ("p50_ms", "p95_ms", "p99_ms")]
+        calls = (
+            f"{what} {' / '.join(f'{share[what]:.1f}' for share in shares)}"
+            for what in ("vote", "answer", "start")
+        )
+        console.print(
+            f"{name}: {one['votes_per_s']:.0f} votes/s; {', '.join(calls)}; {one['cpu_ms_per_battle']:.1f} ms"
+            f" of this process a battle; lost {one['lost']} of {one['votes']:,}",
+            soft_wrap=True,
+        )
     keep("arena", {"what": "store", "stores": found, "load": load}, ("sqlalchemy", "psycopg", "pgserver"))
     for name, one in found.items():
         if one["lost"]:

@@ -68,7 +68,7 @@ ONE = sa.select(people).where(people.c.id == sa.bindparam("number"))  # asked fo
 
 
 def _as_person(row: sa.Row[Any]) -> Person:
-    stamp = _hashed(f"stamp {row.token}")[:16] if row.token else ""
+    stamp = _hashed(row.token)[:16] if row.token else ""
     return Person(id=row.id, name=row.name, role=row.role, stamp=stamp)
 
 

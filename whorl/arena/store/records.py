@@ -38,8 +38,8 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
-    """`stamp` changes with the token and is empty without one: a session that was opened under another
-    one has ended. It tells nothing of the token."""
+    """Who votes. `stamp` is a short digest of the sign-in token's hash, empty without a token: a session
+    that was opened under another stamp has ended."""
 
     id: int
     name: str

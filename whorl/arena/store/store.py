@@ -1,7 +1,8 @@
 """`Store`: the one object the studio, the command and the ratings speak to.
 
-Every method is one transaction. A method that has returned has its row on disk; one that has raised
-has changed nothing. A store may be used by many threads, and by many processes that each open it.
+Every method but `erase_person` is one transaction. A method that has returned has its row on disk; one
+that has raised has changed nothing. A store may be used by many threads, and by many processes that each
+open it.
 """
 
 from __future__ import annotations
