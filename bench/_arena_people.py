@@ -9,10 +9,8 @@ People, mock models and the studio share the machine's cores.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import os
 import random
 import re
 import shutil
@@ -30,13 +28,14 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import psutil
+from _arena_store import addresses, two_cores
 from _mock_model import NAMES
 
 from whorl.arena.store import Store
 from whorl.base.files import write_json
 
 IDLE_SECONDS = 2.0
-WINNERS = ("left", "right", "tie", "bad")
+SENT = {"left": "model_a", "right": "model_b", "tie": "tie", "bad": "tie (bothbad)"}
 
 
 class Browser:
@@ -100,6 +99,13 @@ class Seen:
     burst: list[float] = field(default_factory=list)
     acknowledged: dict[str, str] = field(default_factory=dict)
 
+    def at(self, share: int) -> dict[str, float]:
+        """Milliseconds within which so many per cent were answered."""
+        took = {"begin": self.begun, "vote": self.votes, "vote of all at once": self.burst}
+        return {
+            what: round(1000 * statistics.quantiles(each, n=100)[share - 1], 2) for what, each in took.items()
+        }
+
 
 async def sign_in(browser: Browser, name: str, token: str) -> None:
     form = f"name={quote(name)}&token={quote(token)}".encode()
@@ -132,21 +138,21 @@ async def vote(browser: Browser, number: str, winner: str, seconds: list[float],
 
 
 async def person(
-    address: str, name: str, token: str, seed: int, until: float, think: float, together: asyncio.Barrier,
+    address: str, name: str, token: str, seed: int, until: float, pace: float, together: asyncio.Barrier,
     seen: Seen,
 ) -> None:  # fmt: skip
     chance = random.Random(seed)
     async with Browser(address) as browser:
         await sign_in(browser, name, token)
-        await asyncio.sleep(chance.random() * think)  # people do not come in step
+        await asyncio.sleep(chance.random() * pace)  # people do not come in step
         while time.monotonic() < until:
             number = await battle(browser, chance, seen)
-            await asyncio.sleep(chance.uniform(0.5, 1.5) * think)
-            await vote(browser, number, chance.choice(WINNERS), seen.votes, seen)
+            await asyncio.sleep(chance.uniform(0.5, 1.5) * pace)
+            await vote(browser, number, chance.choice([*SENT]), seen.votes, seen)
             await browser.ask("GET", f"/api/arena/{number}/outcome")  # as the page does
         number = await battle(browser, chance, seen)
         await together.wait()
-        await vote(browser, number, chance.choice(WINNERS), seen.burst, seen)
+        await vote(browser, number, chance.choice([*SENT]), seen.burst, seen)
 
 
 @contextmanager
@@ -182,12 +188,19 @@ def studio(workspace: Path, store: str) -> Iterator[tuple[str, psutil.Process]]:
         process.wait()
 
 
-def people_at_once(
-    store: str = "", *, people: int = 100, seconds: float = 20.0, think: float = 3.0
-) -> dict[str, Any]:
-    """Figures over the store at this address (PostgreSQL, empty); without one, a fresh SQLite file."""
+def at_the_studio(people: int, seconds: float, pace: float) -> dict[str, dict[str, Any]]:
+    """By database."""
+    with two_cores(), addresses() as places:
+        return {
+            name: people_at_once(place, people, seconds, pace)
+            for name, place in places.items()
+            if "no pauses" not in name
+        }
+
+
+def people_at_once(address: str, people: int, seconds: float, pace: float) -> dict[str, Any]:
+    """Figures over an empty store."""
     workspace = Path(tempfile.mkdtemp(prefix="whorl-people-"))
-    address = store or str(workspace / "arena" / "arena.sqlite")
     try:
         with mock_models() as models, Store.open(address) as opened:
             names = [f"person {number}" for number in range(people)]
@@ -198,51 +211,31 @@ def people_at_once(
             write_json(workspace / "studio" / "models.json", {"format": 1, "models": held})
             with studio(workspace, address) as (http, process):
                 before = sum(process.cpu_times()[:2])
-                seen = asyncio.run(_all(http, list(zip(names, tokens, strict=True)), seconds, think))
+                seen = asyncio.run(_all(http, list(zip(names, tokens, strict=True)), seconds, pace))
                 used = sum(process.cpu_times()[:2]) - before
         with Store.open(address, create=False) as opened:
-            opened.verify()
+            found = opened.verify()
             kept = {vote.battle: vote.winner for vote in opened.battles(consent="none", rated=None)}
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
-    words = dict(zip(("model_a", "model_b", "tie", "tie (bothbad)"), WINNERS, strict=True))
-    lost = [
-        number for number, winner in seen.acknowledged.items() if words.get(kept.get(number, "")) != winner
-    ]
+    if not found.ok:
+        sys.exit(f"bench/arena.py: the log of votes does not verify: {found.problem}")
+    lost = sum(kept.get(number) != SENT[winner] for number, winner in seen.acknowledged.items())
     return {
-        "people": people, "seconds": seconds, "think_s": think, "votes": len(seen.acknowledged),
-        "votes_lost": len(lost), "votes_a_second": len(seen.votes) / seconds,
-        "vote_p50_ms": 1e3 * statistics.median(seen.votes), "vote_p95_ms": 1e3 * p95(seen.votes),
-        "begin_p95_ms": 1e3 * p95(seen.begun), "all_in_one_moment_p95_ms": 1e3 * p95(seen.burst),
-        "studio_cpu_ms_a_battle": 1e3 * used / len(seen.acknowledged), "load": os.getloadavg()[0],
+        "people": people, "pace_s": pace, "seconds": seconds, "votes": len(seen.acknowledged), "lost": lost,
+        "votes_per_s": round(len(seen.votes) / seconds, 1),
+        "cpu_ms_per_battle": round(1000 * used / len(seen.acknowledged), 2),
+        **{f"p{share}_ms": seen.at(share) for share in (50, 95, 99)},
     }  # fmt: skip
 
 
-async def _all(address: str, people: list[tuple[str, str]], seconds: float, think: float) -> Seen:
+async def _all(address: str, people: list[tuple[str, str]], seconds: float, pace: float) -> Seen:
     seen, together = Seen(), asyncio.Barrier(len(people))
     until = time.monotonic() + seconds
     await asyncio.gather(
         *(
-            person(address, name, token, seed, until, think, together, seen)
+            person(address, name, token, seed, until, pace, together, seen)
             for seed, (name, token) in enumerate(people)
         )
     )
     return seen
-
-
-def p95(values: list[float]) -> float:
-    return statistics.quantiles(values, n=20)[-1]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--store", default="", help="postgresql://…; a fresh SQLite file without it")
-    parser.add_argument("--people", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument(
-        "--think", type=float, default=3.0, help="seconds one reads before voting, on average"
-    )
-    options = parser.parse_args()
-    print(json.dumps(people_at_once(**vars(options)), indent=2))

@@ -1,9 +1,10 @@
-"""The arena's claims: ratings beside evalica's in one run, and a hundred people at once on one store.
+"""The arena's claims: ratings beside evalica's in one run, and a hundred people at once, on one store and
+through the studio.
 
-    python bench/arena.py [--only ratings|store] [--rounds 5] [--votes 2000000] [--models 150] [--people 100]
+    python bench/arena.py [--only ratings|store|people] [--rounds 5] [--votes 2000000] [--people 100] …
 
-Needs: pip install -e '.[bench]'. The store's half is in `_arena_store.py`. Ratings: seconds from votes to
-ratings with intervals, beside evalica's ratings alone.
+Needs: pip install -e '.[bench]'. The store's part is in `_arena_store.py`, the studio's in
+`_arena_people.py`. Ratings: seconds from votes to ratings with intervals, beside evalica's ratings alone.
 
 The same simulated votes (a fifth ties) for both sides, alternating; the median of the rounds counts. Two
 pieces of work: from whole numbers in arrays, as votes lie in a store, and from lists of names, as they come
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from _arena_people import at_the_studio
 from _arena_store import at_the_store
 from _record import keep
 from rich.console import Console
@@ -174,6 +176,26 @@ def store_half(options: argparse.Namespace, console: Console) -> str:
             soft_wrap=True,
         )
     keep("arena", {"what": "store", "stores": found, "load": load}, ("sqlalchemy", "psycopg", "pgserver"))
+    return too_slow(found)
+
+
+def people_half(options: argparse.Namespace, console: Console) -> str:
+    load = os.getloadavg()[0]
+    found = at_the_studio(options.people, options.seconds, options.pace)
+    table = Table("", "votes/s", "vote p50", "p95", "p99", "begin p95", "all at once p95", "lost")
+    for name, one in found.items():
+        vote = (f"{one[share]['vote']:.1f}" for share in ("p50_ms", "p95_ms", "p99_ms"))
+        others = (f"{one['p95_ms'][what]:.1f}" for what in ("begin", "vote of all at once"))
+        table.add_row(name, f"{one['votes_per_s']:.0f}", *vote, *others, f"{one['lost']} of {one['votes']:,}")
+    console.print(
+        f"{options.people} people in the studio, each reads {options.pace:g} s, mock models, two cores"
+    )
+    console.print(table)
+    keep("arena", {"what": "people", "stores": found, "load": load}, ("fastapi", "uvicorn", "sqlalchemy"))
+    return too_slow(found)
+
+
+def too_slow(found: dict[str, Any]) -> str:
     for name, one in found.items():
         if one["lost"]:
             return f"{name}: {one['lost']} votes were lost"
@@ -184,14 +206,14 @@ def store_half(options: argparse.Namespace, console: Console) -> str:
     return ""
 
 
-HALVES = {"ratings": ratings_half, "store": store_half}
+HALVES = {"ratings": ratings_half, "store": store_half, "people": people_half}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=[*HALVES], help="one half of it")
+    parser.add_argument("--only", choices=[*HALVES], help="one part of it")
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs, alternating")
     parser.add_argument("--votes", type=int, default=2_000_000)
     parser.add_argument("--models", type=int, default=150)

@@ -19,6 +19,7 @@ import pytest
 from tests.studio.conftest import StudioProcess, studio_process
 from tests.studio.stub_server import StubModel, stub_model
 from whorl.arena.store import Store
+from whorl.studio.battles.personal import ENOUGH
 
 
 class Room(NamedTuple):
@@ -136,9 +137,12 @@ def test_real_models_with_an_image(studio: StudioProcess) -> None:
     with studio.voter("rita") as rita:
         battle = begin(rita, "Shade?", images=[DARK.to_data_uri()])
         assert battle["state"] == "open", battle["why"]
+        # That they were started for this battle is not told before the vote.
+        assert not any(one["weight_version"] for one in rita.get("/api/models").json()["models"])
         vote = rita.post(f"/api/arena/{battle['id']}/vote", json={"winner": "tie"}).json()["vote"]
         assert {vote[side]["model"] for side in ("left", "right")} == {"tiny", "other"}
         assert all(vote[side]["weights"] for side in ("left", "right"))
+        assert all(one["weight_version"] for one in rita.get("/api/models").json()["models"])
         assert "dark" in {battle["exchanges"][0][side]["html"].strip("<p>/\n") for side in ("left", "right")}
 
 
@@ -164,6 +168,7 @@ def everything_told(http: httpx.Client) -> tuple[str, str]:
     for path in (f"/api/arena/{number}", f"/arena/{number}", "/arena", "/arena/me"):
         told.append(take(http.get(path)).text)
     told.append(take(http.post(f"/api/arena/{number}/vote", json={"winner": "amber-1"})).text)
+    assert {one["state"] for one in http.get("/api/models").json()["models"]} == {"ready"}
     told.append(take(http.get(f"/api/arena/{number}/outcome")).text)
     whole = "\n".join(told).replace(number, "BATTLE")
     left = http.post(f"/api/arena/{number}/vote", json={"winner": "tie"}).json()["vote"]["left"]["model"]
@@ -328,6 +333,43 @@ def test_without_consent_a_vote_is_kept_and_does_not_count(room: Room) -> None:
         assert not vote["rated"] and "no consent" in vote["reason"]
 
 
+def test_a_second_look_swaps_the_sides_and_is_not_rated(room: Room) -> None:
+    with room.studio.voter("sue") as sue:
+        early = sue.post("/api/arena/second-look")
+        assert early.status_code == 409 and "vote on 4 battles first" in early.json()["error"]["message"]
+        first: dict[str, Any] = {}
+        for number in range(4):
+            battle = begin(sue, f"Question {number}?")
+            voted = sue.post(f"/api/arena/{battle['id']}/vote", json={"winner": "left"}).json()
+            first = first or voted
+        assert sue.get(f"/api/arena/{battle['id']}/outcome").status_code == 200  # the ledger has them all
+        again = sue.post("/api/arena/second-look").json()
+        assert again["state"] == "open" and again["vote"] is None and again["id"] != first["id"]
+        (then,), (now,) = first["exchanges"], again["exchanges"]
+        assert now == {"asked": then["asked"], "left": then["right"], "right": then["left"]}
+        assert sue.post(f"/api/arena/{again['id']}/say", json={"text": "More?"}).status_code == 409
+        vote = sue.post(f"/api/arena/{again['id']}/vote", json={"winner": "right"}).json()["vote"]
+        assert not vote["rated"] and vote["reason"] == "a second look is for yourself"
+        assert vote["left"] == first["vote"]["right"]
+        standing = sue.get(f"/api/arena/{again['id']}/outcome").json()["standing"]
+        assert (standing["alike"], standing["met_again"]) == (1, 1)
+        assert next(quest["whole"] for quest in standing["quests"] if quest["name"] == "again")
+        assert sue.post("/api/arena/second-look").status_code == 200  # the next oldest one
+        assert {"aa11", "bb22", "cc33"} > set(vote["left"]["weights"])
+
+
+def test_a_ranking_of_ones_own(room: Room) -> None:
+    with room.studio.voter("olga") as olga:
+        for number in range(ENOUGH):
+            battle = begin(olga, f"Mine {number}?", consent="none")  # counts for nobody else
+            shown = olga.post(f"/api/arena/{battle['id']}/vote", json={"winner": "left"}).json()
+        assert olga.get(f"/api/arena/{shown['id']}/outcome").json()["standing"]["rated"] == 0
+        mine = olga.get("/arena/me").text
+        table = mine.partition('aria-label="My ranking"')[2].partition("</table>")[0]
+        assert table.count("<tr>") >= 3 and "amber-1" in table
+        assert mine.count("no: no consent to rate") == ENOUGH
+
+
 # -- killed and started again --------------------------------------------------------------------------
 
 
@@ -346,7 +388,7 @@ def test_kill_9_and_a_restart(tmp_path: Path, blank: Path) -> None:
             studio.process.wait()
         with Store.open(tmp_path / "arena" / "arena.sqlite") as store:
             assert [vote.battle for vote in store.battles()] == [voted["id"]]
-            store.verify()
+            assert store.verify().ok
         amber.mode = "well"
         with arena(tmp_path, blank, amber, birch) as studio, studio.admin() as admin:
             shown = admin.get(f"/api/arena/{voted['id']}").json()

@@ -114,6 +114,11 @@ def same(live: LiveVotes, store: Store) -> None:
             assert mine.digest == whole.digest
             assert (mine.models, mine.style_names) == (whole.models, whole.style_names)
             assert len(mine) == len(whole)
+            for seq in {0, live.seq // 2, live.seq - 1, live.seq}:
+                later = list(store.battles(consent=consent, rated=rated, after=seq))
+                assert live.rows(consent=consent, rated=rated, after=seq) == later
+                until = live.battles(consent=consent, rated=rated, until=seq)
+                assert until.digest == Battles.from_rows(rows[: len(rows) - len(later)]).digest
     if len(live.battles()):
         board = make_board(live.battles()).to_bytes()
         assert board == make_board(Battles.from_rows(store.battles())).to_bytes()

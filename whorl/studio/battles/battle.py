@@ -7,12 +7,14 @@ anything that depends on who the two are: no names, no counts, no times, no word
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from whorl.arena.store.records import Consent, Side, Turn, Winner
+from whorl.arena.store.votes import NOT_TO_RATE
 from whorl.base.nouns import Conversation, Message, SamplingParams
 from whorl.studio.config import StudioLimits
 from whorl.studio.models.pool import ModelPool
@@ -28,6 +30,8 @@ WINNERS: dict[str, Winner] = {
 SHOWN_WINNERS = {winner: word for word, winner in WINNERS.items()}
 # The same for both, whoever they are: nobody's own defaults.
 TEMPERATURE, MAX_TOKENS = 0.7, 1024
+SET_ASIDE = "prompts like this one are set aside from the board, so that none that may train also rates"
+SECOND_LOOK = "a second look is for yourself"
 BROKEN_OFF = "The studio stopped in the middle of this battle."
 
 
@@ -75,7 +79,8 @@ class SideLog(EventLog):
 
 @dataclass(kw_only=True)
 class Battle:
-    """`models` and `weights` by side; `why` says what ended it without a vote."""
+    """`models` and `weights` by side; `why` says what ended it without a vote. `again` is a second look:
+    answers that the person has judged before, with the sides swapped."""
 
     id: str
     person: int
@@ -86,10 +91,12 @@ class Battle:
     state: State = "open"
     why: str = ""
     vote: Cast | None = None
+    again: bool = False
     log: EventLog = field(default_factory=EventLog)
     replies: dict[Side, Reply] = field(default_factory=dict)
     finished: dict[Side, Finished] = field(default_factory=dict)
     stopped: bool = False
+    touched: float = field(default_factory=time.monotonic)  # when it was last answered
     deciding: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
@@ -129,6 +136,7 @@ class Battle:
     def start(self, pool: ModelPool, limits: StudioLimits, seed: int) -> list[asyncio.Task[None]]:
         """Let both answer the last message; the tasks of the two replies."""
         self.state, self.stopped, self.log, self.finished = "answering", False, EventLog(), {}
+        self.touched = time.monotonic()
         params = SamplingParams(temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=seed)
         for side, word in WORDS.items():
             self.replies[side] = Reply(
@@ -176,12 +184,12 @@ class Battle:
         told: dict[str, Any] = {
             "id": self.id, "state": self.state, "why": self.why, "consent": self.consent,
             "images": bool(self.exchanges[0].asked.images) if self.exchanges else False,
-            "exchanges": [_exchange(one) for one in self.exchanges], "vote": None,
+            "exchanges": [_exchange(one) for one in self.exchanges], "vote": None, "again": self.again,
         }  # fmt: skip
         if self.vote is not None:
             told["vote"] = {
                 "winner": SHOWN_WINNERS[self.vote.winner], "rated": self.vote.rated,
-                "reason": in_words(self.vote.reason),
+                "reason": SECOND_LOOK if self.again else in_words(self.vote.reason),
             } | {word: {"model": self.models[side], "weights": sorted(self.weights[side])}
                  for side, word in WORDS.items()}  # fmt: skip
         return told
@@ -197,7 +205,9 @@ def _reply(message: Message) -> dict[str, str]:
 
 
 def in_words(reason: str) -> str:
-    """Why a vote is not rated, for who sees left and right."""
+    """Why a vote is not rated, for who sees left and right and has not read the store's split."""
+    if reason in (NOT_TO_RATE["train"], NOT_TO_RATE["neither"]):
+        return SET_ASIDE
     for side, word in WORDS.items():
         reason = reason.replace(f"reply {side} names", f"the {word} reply names")
     return reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 import threading
 import time
@@ -13,7 +14,8 @@ from whorl.base.errors import InputError
 from whorl.studio.battles.live_board import LiveBoard
 from whorl.studio.models.pool import ModelPool
 
-REST_SECONDS = 60.0  # one that failed is not drawn for so long, where two others are there
+REST_SECONDS = 60.0  # one that failed a person is not drawn for them so long, where two others are there
+FORGET_AFTER = 10_000  # failures; the old ones are dropped then
 
 
 class PairDrawer:
@@ -22,22 +24,26 @@ class PairDrawer:
         self._seed, self._numbers = secrets.randbits(63), itertools.count()
         self._guard = threading.Lock()
         self._made: tuple[int, tuple[str, ...], PairSampler] | None = None
-        self._failed: dict[str, float] = {}
+        self._failed: dict[tuple[int, str], float] = {}
 
-    def draw(self, *, images: bool = False) -> tuple[str, str, float]:
+    def draw(self, person: int, *, images: bool = False) -> tuple[str, str, float]:
         """(left, right, the pair's probability); which of the two stands left is a fair coin.
 
         May fit the board's votes: call it from a thread. InputError for fewer than two models.
         """
-        names = self._able(images)
+        names = self._able(person, images)
         with self._guard:
             return self._sampler(names).draw(self._seed, next(self._numbers))
 
-    def failed(self, model: str) -> None:
-        """It rests a while."""
-        self._failed[model] = time.monotonic()
+    def failed(self, person: int, model: str) -> None:
+        """It rests a while, for this person alone: a prompt that one model cannot take (too long for it,
+        say) must not keep it from others' battles."""
+        now = time.monotonic()
+        if len(self._failed) > FORGET_AFTER:
+            self._failed = {key: when for key, when in self._failed.items() if now - when < REST_SECONDS}
+        self._failed[person, model] = now
 
-    def _able(self, images: bool) -> tuple[str, ...]:
+    def _able(self, person: int, images: bool) -> tuple[str, ...]:
         well = [name for name in self._pool.well() if not images or self._pool.find(name).images]
         if len(well) < 2:
             seeing = " that see images" if images else ""
@@ -45,7 +51,8 @@ class PairDrawer:
             raise InputError(
                 f"a battle needs two models{seeing} that are well; there are {len(well)}: {remedy}"
             )
-        rested = [name for name in well if time.monotonic() - self._failed.get(name, -1e9) > REST_SECONDS]
+        since = time.monotonic() - REST_SECONDS
+        rested = [name for name in well if self._failed.get((person, name), -math.inf) < since]
         return tuple(sorted(rested if len(rested) >= 2 else well))
 
     def _sampler(self, names: Sequence[str]) -> PairSampler:

@@ -96,6 +96,10 @@ def _add_talking(made: FastAPI, studio: Studio) -> None:
         message = await run_in_threadpool(read_message, asked, studio.config.limits)
         return _told(await room.begin(person, message, asked.consent))
 
+    @made.post("/api/arena/second-look")
+    async def second_look(request: Request) -> Response:
+        return _told(await room.second_look(_sender(studio, request)))
+
     @made.get("/api/arena/{number}")
     async def shown(request: Request, number: str) -> Response:
         return _told(await room.find(studio.person(request), number))

@@ -83,6 +83,10 @@ class Met(NamedTuple):
     second: str
 
 
+def met(vote: BattleVote) -> Met:
+    return Met(vote.prompt, *sorted((vote.model_a, vote.model_b)))
+
+
 @dataclass
 class _Voter:
     """What is known of one voter so far."""
@@ -186,13 +190,12 @@ def _credit(voter: _Voter, vote: BattleVote, models: int) -> Iterable[Gain]:
 
 def _alike(voter: _Voter, vote: BattleVote) -> bool:
     """Whether the voter had judged the same two models on the same question, and alike."""
-    first, second = sorted((vote.model_a, vote.model_b))
-    met = Met(vote.prompt, first, second)
+    question = met(vote)
     points = {"model_a": 1.0, "model_b": 0.0}.get(vote.winner, 0.5)
-    if vote.model_a != first:
+    if vote.model_a != question.first:
         points = 1 - points
-    earlier = voter.judged.get(met)
-    voter.judged[met] = points
+    earlier = voter.judged.get(question)
+    voter.judged[question] = points
     if earlier is None:
         return False
     voter.met_again += 1

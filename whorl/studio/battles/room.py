@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -21,11 +22,14 @@ from whorl.studio.battles.categories import category_of
 from whorl.studio.battles.drawing import PairDrawer
 from whorl.studio.battles.live_board import LiveBoard
 from whorl.studio.battles.points import Ledger
+from whorl.studio.battles.second_look import LATEST, repeat, to_look_at
 from whorl.studio.config import StudioLimits
 from whorl.studio.models.pool import ModelPool
 
 HELD, HELD_BYTES = 1000, 256 << 20  # battles kept in memory, and their images; the others are in the store
 MOST_EXCHANGES = 40
+TRIED = 5  # battles for a second look, where earlier ones were erased
+JUDGED_WITHIN = 1800.0  # seconds after its last message for which a battle may still be judged blindly
 STOPPED_EARLY = "Stopped before both had answered."
 BOARD_SECONDS = 20.0  # how long one waits for a board with a vote in it
 
@@ -65,7 +69,9 @@ class BattleRoom:
 
     async def begin(self, person: Person, asked: Message, consent: Consent) -> Battle:
         """A new battle over `asked`; its answers are on their way."""
-        left, right, probability = await run_in_threadpool(self._drawer.draw, images=bool(asked.images))
+        left, right, probability = await run_in_threadpool(
+            self._drawer.draw, person.id, images=bool(asked.images)
+        )
         pair = await run_in_threadpool(
             self._store.start_battle, person.id, [asked], model_a=left, model_b=right,
             probability=probability, consent=consent, category=category_of(asked),
@@ -87,11 +93,23 @@ class BattleRoom:
                 battle.give_up("Begun again with another pair.")
         return await self.begin(person, battle.exchanges[0].asked, battle.consent)
 
+    async def second_look(self, person: Person) -> Battle:
+        """One's own oldest battle that was judged but once, with the sides swapped."""
+        for number in to_look_at(self.ledger.votes_of(str(person.id)))[:TRIED]:
+            again = await run_in_threadpool(repeat, self._store, number, person.id)
+            if again is not None:
+                battle = await self.find(person, again)
+                battle.again = True
+                return battle
+        raise ApiError(409, f"vote on {LATEST + 1} battles first, then look at the oldest again", code="none")
+
     async def say(self, person: Person, number: str, message: Message) -> Battle:
         """A further message to both."""
         battle = await self.find(person, number)
         async with battle.deciding:
             self._check_open(battle, "say more in")
+            if battle.again:
+                raise ApiError(409, "a second look is over answers that are there; vote now", code="again")
             if len(battle.exchanges) >= MOST_EXCHANGES:
                 raise ApiError(409, f"a battle has {MOST_EXCHANGES} messages at most; vote now")
             if message.images and not battle.exchanges[0].asked.images:
@@ -142,7 +160,7 @@ class BattleRoom:
             return
         failed = battle.failing() or [side for side in WORDS if side not in battle.finished]
         for side in failed:
-            self._drawer.failed(battle.models[side])
+            self._drawer.failed(battle.person, battle.models[side])
             said = battle.finished[side].error if side in battle.finished else "it broke off"
             say(f"battle {battle.id}: {battle.models[side]} failed: {said}")
         for side in WORDS:
@@ -166,6 +184,14 @@ class BattleRoom:
             battle.give_up("The answers could not be kept.")
             return
         battle.settle()
+
+    def judging(self, person: int) -> bool:
+        """Whether the person has a battle before them that waits for its vote."""
+        recent = time.monotonic() - JUDGED_WITHIN
+        return any(
+            one.person == person and one.state in ("answering", "open") and one.touched > recent
+            for one in self._held.values()
+        )
 
     # -- voting ------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from whorl.studio.chat.rooms import Rooms
 from whorl.studio.chat.talking import add_talking
 from whorl.studio.chat.titles import title_of
 from whorl.studio.chat.turns import own_chat, shown, with_judgements
-from whorl.studio.models.pages import card
+from whorl.studio.models.pages import cards
 from whorl.studio.studio import Studio
 from whorl.studio.web.pages import PLACES
 
@@ -52,7 +52,7 @@ def _add_pages(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
         request: Request, person: Person, first: dict[str, Any], talk: dict[str, Any] | None
     ) -> Response:
         data = {
-            "models": _models(studio), "tools": WORDS, "talk": talk, **first,
+            "models": _models(studio, person), "tools": WORDS, "talk": talk, **first,
             "documents": any(place.path == "/data" for place in PLACES),
         }  # fmt: skip
         limit = studio.config.limits.prompt
@@ -111,9 +111,9 @@ def _talk(studio: Studio, rooms: Rooms, conversation: str, person: int) -> Talk:
     }  # fmt: skip
 
 
-def _models(studio: Studio) -> list[dict[str, Any]]:
+def _models(studio: Studio, person: Person) -> list[dict[str, Any]]:
     wanted = ("name", "state", "why", "images", "directory")
-    return [{key: card(model)[key] for key in wanted} for model in studio.pool.all()]
+    return [{key: one[key] for key in wanted} for one in cards(studio, person)]
 
 
 # -- the list -----------------------------------------------------------------------------------------

@@ -80,13 +80,13 @@ function settle() {
   const few = !battle && Number(arena.dataset.models) < 2;
   part("few").hidden = !few;
   part("start").hidden = Boolean(battle) || few;
-  part("quests").hidden = Boolean(battle);
+  part("quests").hidden = Boolean(battle) || few;
   part("talk").hidden = !battle;
   part("outcome").hidden = state !== "voted";
   part("dock").hidden = few || state === "voted";
   votes.hidden = !["answering", "open"].includes(state);
   for (const button of votes.querySelectorAll("button")) button.disabled = state !== "open";
-  composer.hidden = state === "over";
+  composer.hidden = state === "over" || Boolean(battle?.again);
   composer.busy = state === "answering";
   composer.area.placeholder = battle ? "Say more to both" : "Ask both something";
   const told = part("told");
@@ -104,7 +104,7 @@ function againButton(words) {
 
 function showStanding(standing) {
   part("tally").querySelector("span").textContent = tally(standing);
-  part("quests").replaceChildren(part("quests-title") ?? element("h2", { id: "quests-title" }, "Today's quests"), questList(standing.quests));
+  part("quests").replaceChildren(part("quests-title") ?? element("h2", { id: "quests-title" }, "Today's quests"), questList(standing.quests, look));
 }
 
 // -- talking -----------------------------------------------------------------------------------------
@@ -175,6 +175,15 @@ function enter(next) {
 
 function again(button) {
   attempt(async () => enter(await post(`/api/arena/${battle.id}/again`)), button);
+}
+
+/** A battle of one's own with the sides swapped. */
+function look(button) {
+  attempt(async () => {
+    enter(await post("/api/arena/second-look"));
+    votes.focus({ preventScroll: true });
+    tell("Both answers are here. Vote with 1 left, 2 right, 3 tie, 4 both bad.");
+  }, button);
 }
 
 function fresh() {

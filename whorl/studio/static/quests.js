@@ -8,13 +8,18 @@ export function tally({ points, streak }) {
   return streak > 1 ? `${many(points, "point")} · ${streak} days in a row` : many(points, "point");
 }
 
-/** Today's quests as a list. */
-export function questList(quests) {
+/** Today's quests as a list; `look` begins a second look. */
+export function questList(quests, look) {
   return element("ul", { className: "quests" }, ...quests.map((quest) => {
     const mark = quest.whole ? icon("check") : element("span", { className: "open" });
     const far = quest.of > 1 ? ` (${quest.done} of ${quest.of})` : "";
     const said = element("span", {}, quest.words + far);
     if (quest.where && !quest.whole) said.append(element("span", { className: "soft" }, `: ${quest.where}`));
+    if (quest.name === "again" && !quest.whole) {
+      const button = element("button", { type: "button", className: "slim quiet" }, "Take a second look");
+      button.addEventListener("click", () => look(button));
+      said.append(" ", button);
+    }
     if (quest.whole) said.append(element("span", { className: "unseen" }, ", done"));
     return element("li", { className: quest.whole ? "whole" : "" }, mark, said, element("span", { className: "badge" }, `+${quest.points}`));
   }));
