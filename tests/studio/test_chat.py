@@ -390,15 +390,16 @@ def test_images_are_kept_and_shown_to_their_person_alone(talk: Talk) -> None:
 def test_an_end_in_mid_answer_loses_no_finished_turn(model: Obeying, tmp_path: Path, how: int) -> None:
     words = ("--model", model.address)
     with studio_process(tmp_path, *words) as studio, studio.admin() as admin:
-        talk = Talk(admin, model)
+        talk, waiting = Talk(admin, model), Talk(admin, model)
         talk.say("echo finished")
+        call = ask(waiting, 'call lookup {"name": "math.isqrt"}', ("lookup",))["turn"]
         talk.send("slow 1500")
         while not talk.events("text")[-1].get("html"):
             pass
         studio.process.send_signal(how)
         studio.process.wait(30)
     with studio_process(tmp_path, *words) as studio, studio.admin() as admin:
-        talk.client = admin
+        talk.client = waiting.client = admin
         kept = talk.whole()
         texts = [one["text"] for one in kept["turns"]]
         assert texts[:3] == ["echo finished", "finished", "slow 1500"] and kept["exchange"] is None
@@ -406,5 +407,12 @@ def test_an_end_in_mid_answer_loses_no_finished_turn(model: Obeying, tmp_path: P
             assert texts[3].startswith("word0") and kept["turns"][3]["ending"] == "stopped"
         talk.say("echo on", parent=kept["turns"][1]["id"])
         assert talk.turns()[-1]["text"] == "on"
-        with Store.open(tmp_path / "arena" / "arena.sqlite") as store:
-            assert store.verify() is not None
+        if how == signal.SIGKILL:  # a call that waited for its person waits again
+            told = waiting.post("retry", parent=call, model=waiting.name).json()
+            waiting.exchange = told["exchange"]
+            assert waiting.events("calls")[-1]["states"] == {"0": "asking"}
+            waiting.post("calls", turn=call, index=0, decision="once")
+            waiting.events()
+            assert "integer part of the square root" in waiting.turns()[-1]["text"]
+        else:
+            assert "stopped before this call" in waiting.turns()[-1]["text"]

@@ -100,11 +100,13 @@ class Exchange:
             self.log.end()
 
     async def _talk(self) -> None:
-        spent = await self._use_tools(0)
+        spent = await self._use_tools(0)  # those that an earlier exchange left open
         while not self.stopped:
             turn = await self._answer()
             if turn is None or turn.message is None or not turn.message.tool_calls:
                 return
+            if self.stopped or (turn.trace or {}).get("ending") == "failed":
+                return  # what it wanted may be asked about later, when its person goes on from here
             warned = spent > MOST_CALLS
             spent = await self._use_tools(spent)
             if warned:

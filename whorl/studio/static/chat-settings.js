@@ -50,7 +50,8 @@ export function chosenSampling() {
 }
 export const chosenTools = () => [...tools.querySelectorAll("input:checked")].map((one) => one.value);
 export const systemPrompt = () => system.value;
-export const rememberedModel = () => held(key).model ?? held(NEW).model;
+/** The model this conversation was last asked with, or `last`, or the one new ones are. */
+export const rememberedModel = (last) => held(key).model ?? last ?? held(NEW).model;
 
 /** What is set now is kept: for this conversation, and for those to come. */
 export function keep(more = {}) {
@@ -83,8 +84,8 @@ export function showSettings(words, talk, prompt = "") {
 }
 
 /** A new conversation takes over what was set for it. */
-export function adopt(talk) {
-  const now = { ...held(key), sampling: chosenSampling() };
+export function adopt(talk, model) {
+  const now = { sampling: chosenSampling(), model };
   key = `chat:${talk.id}`;
   localStorage.setItem(key, JSON.stringify(now));
 }
