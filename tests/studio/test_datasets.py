@@ -205,6 +205,16 @@ def test_the_list_and_the_pages(studio: StudioProcess) -> None:
         assert "has no documents; make the dataset again" in admin.get("/data/data/lacking").text
 
 
+def test_signals_come_after_the_page(studio: StudioProcess, dataset: Path) -> None:
+    expected = histograms(dataset, read_json(dataset / "manifest.json"))
+    with studio.admin() as admin:
+        told = admin.get("/api/data/signals", params={"data": "data/small set"}).json()
+        assert told["plots"] == expected["plots"] and told["same"] == [list(one) for one in expected["same"]]
+        assert f"Over all {expected['all']} documents" in told["html"]
+        for way, status in (("data/going", 400), ("../outside", 404), ("data/none", 404)):
+            assert admin.get("/api/data/signals", params={"data": way}).status_code == status, way
+
+
 def test_a_dataset_whose_files_are_gone_says_so(tmp_path: Path, dataset: Path) -> None:
     shutil.copytree(dataset, tmp_path / "copy")
     for part in (tmp_path / "copy" / "signals").iterdir():
@@ -238,7 +248,13 @@ def test_only_datasets_of_the_workspace_can_be_seen(studio: StudioProcess, works
             assert admin.get(f"/data/{way}").status_code == 404, way
         assert "linked" not in admin.get("/data").text
     with httpx.Client(base_url=studio.address, trust_env=False) as stranger:
-        for path in ("/data", "/data/data/broken", f"/data/trace/{WEIGHTS}", f"/api/data/trace/{WEIGHTS}"):
+        for path in (
+            "/data",
+            "/data/data/broken",
+            f"/data/trace/{WEIGHTS}",
+            f"/api/data/trace/{WEIGHTS}",
+            "/api/data/signals?data=data/broken",
+        ):
             assert stranger.get(path).status_code == 401, path
     with pytest.raises(ApiError):
         Datasets(workspace).find("../outside")

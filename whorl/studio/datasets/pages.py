@@ -61,12 +61,23 @@ def add_datasets(made: FastAPI, studio: Studio) -> None:
         assert origin is not None  # it was waited for
         return JSONResponse({"tree": tree(request, origin), "origin": origin.to_json()})
 
+    @made.get("/api/data/signals")
+    async def signals(request: Request, data: str) -> Response:
+        """Histograms, which the page does not wait for: they are made of up to 50,000 documents."""
+        studio.person(request)
+        found = await run_in_threadpool(datasets.find, data)
+        if found.documents is None:
+            raise InputError(f"{data} has no documents")
+        drawn = await run_in_threadpool(spreads.of, found.folder, found.documents)
+        html = studio.pages.part("dataset_signals.html", first_plots=FIRST_PLOTS, **drawn)
+        return JSONResponse({"html": html, **drawn})
+
     @made.get("/data/{way:path}")
     async def dataset(request: Request, way: str) -> Response:
         person = studio.person(request)
         found = await run_in_threadpool(datasets.find, way)
         try:
-            values = await run_in_threadpool(whole, found, spreads, request)
+            values = await run_in_threadpool(whole, found, request)
         except (DataError, FileNotFoundError) as error:
             found, values = replace(found, trouble=str(error)), {}
         return studio.pages.page(request, "dataset.html", person, found=found, **(EMPTY | values))
@@ -74,7 +85,7 @@ def add_datasets(made: FastAPI, studio: Studio) -> None:
 
 # Of a folder with tokens alone.
 EMPTY: dict[str, Any] = {
-    "stages": [], "plots": [], "same": [], "first_plots": FIRST_PLOTS, "read": 0, "all": 0, "kept": [],
+    "stages": [], "signals": [], "first_plots": FIRST_PLOTS, "kept": [],
     "rejects": None, "reasons": {}, "step": "", "reason": "", "after": "", "page": 1, "pages": 1,
     "inputs": [], "more_inputs": 0, "steps": [], "link": lambda **_: "",
 }  # fmt: skip
@@ -108,7 +119,7 @@ def row(found: Found) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def whole(found: Found, spreads: Spreads, request: Request) -> dict[str, Any]:
+def whole(found: Found, request: Request) -> dict[str, Any]:
     """The values of a dataset's page."""
     if found.documents is None:
         return {}
@@ -127,7 +138,7 @@ def whole(found: Found, spreads: Spreads, request: Request) -> dict[str, Any]:
 
     return {
         "stages": funnel(manifest),
-        **spreads.of(found.folder, manifest),
+        "signals": [one["name"] for one in manifest.get("steps", []) if one.get("kind") == "Annotate"],
         "kept": kept(found.folder, manifest, page), "page": page, "pages": pages,
         "rejects": rejects(found.folder, manifest, step, reason, after), "after": after,
         "reasons": manifest["reasons"], "step": step, "reason": reason,

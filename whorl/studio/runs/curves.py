@@ -38,7 +38,8 @@ def compared(records: Sequence[tuple[str, Record]]) -> list[dict[str, Any]]:
     names.sort(key=lambda name: order.index(name) if name in order else len(order))
     return [
         {
-            "title": titles.get(name, words(name)), "log": name in LOGARITHMIC or name == "validation_loss", "metrics": [name],
+            "title": titles.get(name, words(name)), "metrics": [name],
+            "log": name in LOGARITHMIC or name == "validation_loss",
             "series": [
                 curve(record.metrics, name, way) for way, record in records
                 if name in metric_names(record.metrics)

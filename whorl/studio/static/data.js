@@ -1,11 +1,17 @@
 // The data's pages: histograms of signals, and the way back from weights once it is found.
-import { get, root } from "./studio.js";
+import { element, get, root } from "./studio.js";
 import "./row_plots.js";
 
 const signals = document.querySelector("#signals");
 if (signals) {
-  const plots = JSON.parse(signals.dataset.plots);
-  for (const place of signals.querySelectorAll("bar-plot")) place.data = { ...plots[Number(place.dataset.number)], unit: "documents" };
+  try {
+    const { html, plots } = await get(`/api/data/signals?data=${encodeURIComponent(signals.dataset.way)}`);
+    signals.innerHTML = html; // the studio's own template, everything in it escaped
+    for (const place of signals.querySelectorAll("bar-plot")) place.data = { ...plots[Number(place.dataset.number)], unit: "documents" };
+  } catch (error) {
+    signals.querySelector(".plots").replaceChildren(element("p", { className: "notice bad" }, error.message));
+  }
+  signals.setAttribute("aria-busy", "false");
 }
 
 document.querySelector("#trace-ask")?.addEventListener("submit", (event) => {

@@ -51,7 +51,7 @@ export class Plot extends HTMLElement {
     this.none = element("div", { className: "plot-none", hidden: true }, "no values yet");
     this.stage = element("div", { className: "plot-stage", tabIndex: 0, role: "slider", "aria-labelledby": name, "aria-roledescription": "plot", "aria-valuenow": 0, "aria-valuemin": 0, "aria-valuemax": 0 }, this.svg, this.none, this.tip);
     this.holder = element("div", { className: "plot-table", hidden: true, tabIndex: 0, role: "region" });
-    this.append(element("div", { className: "plot-head" }, this.heading, this.tools), this.key, this.stage, this.holder);
+    this.replaceChildren(element("div", { className: "plot-head" }, this.heading, this.tools), this.key, this.stage, this.holder);
     this.tableButton = this.tool("Table", () => this.#showTable(this.holder.hidden));
     this.#listen();
     new ResizeObserver(() => {
