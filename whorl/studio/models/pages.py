@@ -71,9 +71,7 @@ def add_models(made: FastAPI, studio: Studio) -> None:
         model = studio.pool.find(name)
         if model.busy:
             raise ApiError(409, f"{name} is answering someone; try again in a moment")
-        await studio.pool.remove(name)
-        await run_in_threadpool(studio.joined.drop, name)
-        await run_in_threadpool(studio.store.add_model, name, address=model.address, active=False)
+        await studio.leave(name)
         return Response(status_code=204)
 
 
