@@ -310,21 +310,30 @@ def test_a_battle_is_no_chat(studio: StudioProcess, admin: httpx.Client, folder:
 # -- what is kept ----------------------------------------------------------------------------------
 
 
-def test_titles_search_and_pages_of_the_list(studio: StudioProcess, model: Obeying) -> None:
+def test_titles_search_and_pages_of_the_list(studio: StudioProcess, model: Obeying, folder: Path) -> None:
     with studio.voter("lena") as lena:
-        talks = [Talk(lena, model) for _ in range(42)]
-        for number, one in enumerate(talks):
-            one.send(f"echo number {number} of many")
+        talk = Talk(lena, model)
+        talk.say("echo number 1 of many")
+        with Store.open(folder / "arena" / "arena.sqlite") as store:  # as if they came from elsewhere
+            person = next(one.id for one in store.people() if one.name == "lena")
+            for number in range(2, 43):
+                opening = [Message(role="user", content=(f"number {number} of many",))]
+                last = store.start_chat(person, opening, consent="none")
         first = lena.get("/api/chat").json()
         assert first["more"] and len(first["conversations"]) == 40
-        assert first["conversations"][0]["title"] == "echo number 41 of many"
+        assert first["conversations"][0] | {"started": 0} == {
+            "id": last, "title": "number 42 of many", "started": 0,
+        }  # fmt: skip
         rest = lena.get("/api/chat", params={"before": first["conversations"][-1]["id"]}).json()
-        assert [one["id"] for one in rest["conversations"]] == [talks[1].id, talks[0].id] and not rest["more"]
-        talks[3].events()
-        found = lena.get("/api/chat/search", params={"words": "NUMBER 3 of"}).json()["found"]
-        assert [one["id"] for one in found] == [talks[3].id] and "number 3 of many" in found[0]["said"]
-        assert talks[3].post("title", title="  Of \n numbers ").json() == {"title": "Of numbers"}
-        assert talks[3].whole()["title"] == "Of numbers"
+        assert [one["title"] for one in rest["conversations"]] == [
+            "number 2 of many",
+            "echo number 1 of many",
+        ]
+        assert not rest["more"] and rest["conversations"][1]["id"] == talk.id
+        found = lena.get("/api/chat/search", params={"words": "NUMBER 1 of"}).json()["found"]
+        assert [one["id"] for one in found] == [talk.id] and "number 1 of many" in found[0]["said"]
+        assert talk.post("title", title="  Of \n numbers ").json() == {"title": "Of numbers"}
+        assert talk.whole()["title"] == "Of numbers"
         assert lena.get("/api/chat/search", params={"words": " "}).status_code == 400
 
 

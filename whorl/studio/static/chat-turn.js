@@ -93,7 +93,7 @@ function facts(turn, place) {
   if (turn.rate) made.append(element("span", { title: turn.tokens ? `${turn.tokens} tokens` : "" }, `${turn.rate} tokens/s`));
   if (turn.weights) {
     const [tag, more] = place.documents ? ["a", { href: `${root}/data/trace/${encodeURIComponent(turn.weights)}` }] : ["span", {}];
-    const short = turn.weights.length > 10 ? `${turn.weights.slice(0, 8)}…` : turn.weights;
+    const short = turn.weights.length > 14 ? `${turn.weights.slice(0, 12)}…` : turn.weights;
     made.append(element("span", {}, "weights ", element(tag, { ...more, className: "mono", title: turn.weights }, short)));
   }
   return made;
