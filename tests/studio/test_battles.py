@@ -96,7 +96,14 @@ def room(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Iterator[Room
             )
         ]
         folder = tmp_path_factory.mktemp("arena")
-        words = ("--limits.first_token_seconds", "1.5", "--limits.messages", "600", "--limits.sign_ins", "600")
+        words = (
+            "--limits.first_token_seconds",
+            "1.5",
+            "--limits.messages",
+            "600",
+            "--limits.sign_ins",
+            "600",
+        )
         yield Room(stack.enter_context(arena(folder, blank, *models, words=words)), *models, folder)
 
 

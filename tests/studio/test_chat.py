@@ -190,7 +190,7 @@ def test_a_call_may_be_refused_and_all_may_be_allowed(talk: Talk) -> None:
     assert "asking" not in str(events) and talk.turns()[-1]["text"] == "It said 2"
 
 
-def test_calls_are_bounded_and_only_what_was_offered_acts(talk: Talk) -> None:
+def test_calls_are_bounded_and_only_tools_that_are_there_act(talk: Talk) -> None:
     calls = ask(talk, "calls")
     talk.post("calls", turn=calls["turn"], index=0, decision="all")
     fault = next(one for one in talk.events() if one["event"] == "fault")
@@ -198,8 +198,10 @@ def test_calls_are_bounded_and_only_what_was_offered_acts(talk: Talk) -> None:
     results = [one["text"] for one in talk.turns() if one["role"] == "tool"]
     assert results[:8] == ["2"] * 8 and "spent" in results[8]
     fresh = Talk(talk.client, talk.model)
-    fresh.say("call clock", tools=["calculator"])
-    assert "there is no tool 'clock'" in fresh.turns()[2]["text"]
+    fresh.say("call shell", tools=["calculator"])
+    assert "there is no tool 'shell'" in fresh.turns()[2]["text"]
+    calls = ask(Talk(talk.client, talk.model), "call calculator", tools=())
+    assert calls["states"] == {"0": "asking"}, "one that the model was not told of is asked about alike"
     unknown = fresh.client.post("/api/chat", json={"text": "x", "model": fresh.name, "tools": ["shell"]})
     assert unknown.status_code == 400 and "no tool 'shell'" in unknown.text
 

@@ -183,7 +183,7 @@ class Exchange:
             return spent
         first = len(turn.message.tool_calls) - len(calls)
         left = max(0, MOST_CALLS - spent)
-        states = {first + place: "asking" if may_act(call, self.tools) else "running"
+        states = {first + place: "asking" if may_act(call) else "running"
                   for place, call in enumerate(calls)}  # fmt: skip
         if self.conversation in self.allowed:
             states = dict.fromkeys(states, "running")
@@ -216,7 +216,7 @@ class Exchange:
             return SPENT
         states[place] = "running"
         self._show_calls(turn, states)
-        return await run_in_threadpool(run_call, call, self.tools)
+        return await run_in_threadpool(run_call, call)
 
     def _show_calls(self, turn: Turn, states: dict[int, str]) -> None:
         told = {str(place): state for place, state in states.items()}

@@ -76,7 +76,7 @@ export function showSettings(words, talk, prompt = "") {
     box.addEventListener("change", () => keep());
     return element("label", { className: "choice", for: box.id }, box, element("span", {}, name, " ", element("span", { className: "hint" }, says)));
   }));
-  if (talk) tools.append(element("p", { className: "hint" }, "Chosen when a conversation begins."));
+  if (talk) tools.append(element("p", { className: "hint" }, "What the model is told of, chosen when a conversation begins. One that knows a tool may call it untold; you are asked first."));
   system.value = prompt;
   document.querySelector("#system-hint").textContent = talk
     ? "This conversation stands under it. To change it, write another here and edit the first message: that begins a new branch."
