@@ -449,6 +449,24 @@ def test_runs_are_chosen_and_compared(open_page: Any) -> None:
     assert serious_faults(page) == []
 
 
+def test_a_comparison_grows_too_and_says_what_goes_wrong(open_page: Any, workspace: Path) -> None:
+    run = workspace / "runs" / "beside"
+    with writing(run) as writer:
+        writer.tell("metric", 61, loss=2.0)
+        page = open_page("/runs/compare%3Frun=done%26run=beside")
+        plot = page.locator("line-plot").first
+        stage = plot.get_by_role("slider")
+        writer.tell("metric", 62, loss=1.5)
+        stage.focus()
+        page.keyboard.press("End")
+        eventually(lambda: plot.evaluate("one => one.places"), 52)
+        page.keyboard.press("End")
+        assert stage.get_attribute("aria-valuetext").endswith("beside 1.5")
+        with open(run / "metrics.jsonl", "a") as file:
+            file.write("{oops\n")
+        page.get_by_role("alert").get_by_text("not valid JSON").wait_for()
+
+
 @pytest.mark.parametrize("options", [{"viewport": PHONE}, {"color_scheme": "dark"}], ids=["phone", "dark"])
 def test_pages_at_other_sizes_and_colours(open_page: Any, options: dict[str, Any]) -> None:
     for way in ("/runs", "/runs/outer", "/runs/damaged", "/runs/compare%3Frun=done%26run=outer/pretrain"):

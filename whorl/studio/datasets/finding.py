@@ -70,14 +70,14 @@ class Datasets:
         for place in (Path(path), self.root / path):
             resolved = place.resolve()
             if resolved.is_relative_to(self.root.resolve()) and is_dataset(resolved):
-                return str(resolved.relative_to(self.root.resolve()))
+                return resolved.relative_to(self.root.resolve()).as_posix()
         return ""
 
     def _open(self, folder: Path) -> Found:
         state = tuple(_state(file) for file in _manifests(folder))
         known = self._known.get(folder)
         if known is None or known[0] != state:
-            known = (state, _read(str(folder.relative_to(self.root)), folder))
+            known = (state, _read(folder.relative_to(self.root).as_posix(), folder))
             self._known[folder] = known
         return known[1]
 

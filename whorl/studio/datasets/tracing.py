@@ -62,4 +62,4 @@ class Tracer:
     def _run_way(self, path: str) -> str:
         root = (self._root / "runs").resolve()
         resolved = Path(path).resolve()
-        return str(resolved.relative_to(root)) if path and resolved.is_relative_to(root) else ""
+        return resolved.relative_to(root).as_posix() if path and resolved.is_relative_to(root) else ""

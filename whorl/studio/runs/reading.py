@@ -125,7 +125,7 @@ class Runs:
         self._lock = threading.Lock()
 
     def ways(self) -> list[str]:
-        return [str(folder.relative_to(self.root)) for folder in _walk(self.root, DEPTH, False)]
+        return [folder.relative_to(self.root).as_posix() for folder in _walk(self.root, DEPTH, False)]
 
     def folder(self, way: str) -> Path:
         """The folder of a run; ApiError 404 for whatever is no run of this workspace."""
@@ -239,8 +239,8 @@ def _state(file: Path) -> tuple[int, int, int] | None:
 
 def _top(way: str, began: dict[str, float]) -> str:
     """The outermost run that this one is inside of."""
-    parts = way.split(os.sep)
-    return next(above for n in range(1, len(parts) + 1) if (above := os.sep.join(parts[:n])) in began)
+    parts = way.split("/")
+    return next(above for n in range(1, len(parts) + 1) if (above := "/".join(parts[:n])) in began)
 
 
 def _nested(line: Listed, began: dict[str, float]) -> tuple[Any, ...]:
