@@ -225,7 +225,7 @@ def test_scripts_do_not_run(chat: Callable[..., Any]) -> None:
     page.reload()
     settle(page, 1)
     assert page.evaluate("window.ran") is None
-    assert page.locator(".said script, .said img, .said a").count() == 0
+    assert page.locator(".said script, .said img, .answer a, .words a").count() == 0
 
 
 def test_judging_a_reply_and_taking_ones_chats_along(chat: Callable[..., Any], tmp_path: Path) -> None:
