@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -114,6 +115,31 @@ def test_models_join_by_directory_and_by_address(studio: StudioProcess, learnt: 
         assert started["state"] == "ready" and started["context"] == 512 and started["weight_version"]
         assert admin.delete("/api/models", params={"name": "third"}).status_code == 204
         assert "third" not in [one["name"] for one in admin.get("/api/models").json()["models"]]
+
+
+def test_names_stay_with_their_models(learnt: Path, tmp_path: Path) -> None:
+    """A name that votes stand under is no other model's; one that left stays away; aliases are kept."""
+    from whorl.arena.store import Store
+    from whorl.arena.store.store import default_store
+
+    folder = tmp_path / "ws"
+    shutil.copytree(learnt, folder / "models" / "here")
+    shutil.copytree(learnt, folder / "models" / "gone")
+    with Store.open(default_store(folder)) as store:
+        store.add_model("here", address="/elsewhere", aliases=("nickname",))
+        store.add_model("judged", address=str((folder / "models" / "gone").resolve()), aliases=("old",))
+    with studio_process(folder) as studio, studio.admin() as admin:
+        models = {one["name"]: one["address"] for one in admin.get("/api/models").json()["models"]}
+        assert sorted(models) == ["here-2", "judged"]
+        taken = admin.post("/api/models", json={"address": str(learnt), "name": "here"})
+        assert taken.status_code == 400 and "votes stand under here" in taken.json()["error"]["message"]
+        assert admin.delete("/api/models", params={"name": "judged"}).status_code == 204
+    with studio_process(folder) as studio, studio.admin() as admin:
+        assert [one["name"] for one in admin.get("/api/models").json()["models"]] == ["here-2"]
+    with Store.open(default_store(folder)) as store:
+        known = {model.name: model for model in store.models()}
+    assert known["judged"].aliases == ("old",) and not known["judged"].active
+    assert known["here"].aliases == ("nickname",) and known["here"].address == "/elsewhere"
 
 
 def test_a_dead_server_is_seen_and_is_tried_again(workspace: Path, learnt: Path) -> None:

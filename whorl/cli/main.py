@@ -34,7 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("whorl.cli.generate", "Let a model go on from a prompt."),
     "chat": ("whorl.cli.chat", "Talk to a model in the terminal."),
     "eval": ("whorl.cli.eval", "How good a model is at tasks."),
-    "arena": ("whorl.cli.arena", "Who is better: rank, simulate; votes: verify, export."),
+    "arena": ("whorl.cli.arena", "Who is better: rank, simulate; votes: verify, export, erase; people."),
     "judge": ("whorl.cli.judge", "Models compared or scored by another model."),
     "serve": ("whorl.cli.serve", "Models behind OpenAI's API."),
     "studio": ("whorl.cli.studio", "Pages to talk, judge and look in."),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from whorl.arena.store import Person, Store
@@ -13,6 +16,7 @@ from whorl.arena.store.store import default_store
 from whorl.base.errors import InputError
 from whorl.evals.serving import is_address
 from whorl.serve.api.errors import ApiError
+from whorl.studio.battles.room import BattleRoom
 from whorl.studio.config import StudioConfig
 from whorl.studio.models.discovery import find_models, is_model
 from whorl.studio.models.joined import JoinedModels
@@ -32,9 +36,11 @@ class Studio:
     pool: ModelPool
     joined: JoinedModels
     sessions: Sessions
+    battles: BattleRoom
     pages: Pages = field(default_factory=Pages)
     messages: Limiter
     sign_ins: Limiter
+    closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what rooms do at the end
 
     @classmethod
     def open(cls, config: StudioConfig) -> Studio:
@@ -45,8 +51,10 @@ class Studio:
         private = workspace / "studio"
         store = Store.open(config.store or default_store(workspace))
         try:
+            pool = ModelPool(config.limits.running)
             studio = cls(
-                config=config, workspace=workspace, store=store, pool=ModelPool(config.limits.running),
+                config=config, workspace=workspace, store=store, pool=pool,
+                battles=BattleRoom(store, pool, config.limits),
                 joined=JoinedModels(private / "models.json"),
                 sessions=Sessions(store, private / "secret", config.session_days),
                 messages=Limiter(config.limits.messages, "messages"),
@@ -59,6 +67,9 @@ class Studio:
         return studio
 
     async def close(self) -> None:
+        await self.battles.close()
+        for close in self.closing:
+            await close()
         await self.pool.close()
         self.store.close()
 
@@ -79,32 +90,54 @@ class Studio:
         """A model more, kept for the next start. InputError where it is none or the name is taken."""
         if not is_address(address) and not is_model(Path(address)):
             raise InputError(f"{address} holds no model: it needs config.json, tokenizer.json, *.safetensors")
+        known = {model.name: model for model in self.store.models()}.get(name)
+        if known is not None and known.address and _place(known.address) != _place(address):
+            raise InputError(f"votes stand under {name} for {known.address}; give this model another name")
         self.pool.add(name, address, served_as=served_as, api_key=api_key)
-        self.store.add_model(name, address=address)
+        self.store.add_model(name, address=address, aliases=known.aliases if known else ())
         self.joined.keep(name, address, served_as=served_as, api_key=api_key)
 
+    async def leave(self, name: str) -> None:
+        """Out of the studio, also after a restart; its votes and conversations stay."""
+        address = self.pool.find(name).address
+        await self.pool.remove(name)
+        await run_in_threadpool(self._forget, name, address)
+
+    def _forget(self, name: str, address: str) -> None:
+        self.joined.drop(name)
+        known = {model.name: model for model in self.store.models()}.get(name)
+        self.store.add_model(name, address=address, aliases=known.aliases if known else (), active=False)
+
     def _find_models(self) -> None:
-        """Those of the command line, those that joined, and the workspace's own. A folder that the store
-        knows by a name keeps that name: its votes stand there."""
-        addresses: dict[str, str] = {}
-        for model in self.store.models():
-            if model.address and model.active:
-                addresses.setdefault(_place(model.address), model.name)
-        for folder_name, folder in find_models(self.workspace).items():
+        """Those of the workspace, those that joined, and the command line's. A folder that the store
+        knows by a name keeps that name, since its votes stand there; one that left stays away until the
+        command line or a page names it again."""
+        known = {model.name: model for model in self.store.models()}
+        names: dict[str, str] = {}
+        for model in known.values():
+            if model.address and (model.active or _place(model.address) not in names):
+                names[_place(model.address)] = model.name
+        for found, folder in find_models(self.workspace).items():
             place = _place(str(folder))
-            self._pool_once(addresses.get(place, folder_name), place)
+            name = names.get(place) or _free(found, known)
+            if name not in known:
+                self.store.add_model(name, address=place)
+            elif not known[name].active:
+                continue
+            self.pool.add(name, place)
         for held in self.joined.all():
             if is_address(held.address) or is_model(Path(held.address)):
                 self.pool.add(held.name, held.address, served_as=held.served_as, api_key=held.api_key)
         for address in self.config.model:
             place = _place(address)
             if place not in {model.address for model in self.pool.all()}:
-                self.join(addresses.get(place) or _name(address), place)
+                self.join(names.get(place) or _free(_name(address), known), place)
 
-    def _pool_once(self, name: str, address: str) -> None:
-        self.pool.add(name, address)
-        if name not in {model.name for model in self.store.models()}:
-            self.store.add_model(name, address=address)
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, or with a number behind where it is another model's."""
+    numbered = (f"{name}-{number}" for number in count(2))
+    return next(one for one in chain([name], numbered) if one not in taken)
 
 
 def _place(address: str) -> str:

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -53,7 +53,27 @@ class ExportReport:
 
 def export(store: Store, directory: str | Path) -> ExportReport:
     """Write what may train to `directory`, which must not exist; the same store gives the same files."""
-    directory = Path(directory)
+
+    def write(connection: Connection, writer: _Writer) -> None:
+        _export_battles(connection, writer)
+        _export_chats(connection, writer)
+
+    return _export(store, Path(directory), "whorl arena export", write)
+
+
+def export_person(store: Store, person: int, directory: str | Path) -> ExportReport:
+    """Write a person's own chats in the same forms, for themselves: whatever they let others do with them.
+    Battles are not among them: before its vote nobody is told who answered."""
+
+    def write(connection: Connection, writer: _Writer) -> None:
+        _export_chats(connection, writer, person)
+
+    return _export(store, Path(directory), "whorl chats of a person", write)
+
+
+def _export(
+    store: Store, directory: Path, kind: str, write: Callable[[Connection, _Writer], None]
+) -> ExportReport:
     if directory.exists() or directory.is_symlink():
         raise InputError(f"{directory} exists; give a new name, an export is never written over")
     part = directory.with_name(f".{directory.name}.{os.getpid()}.part")
@@ -62,11 +82,10 @@ def export(store: Store, directory: str | Path) -> ExportReport:
     try:
         with store.database.read() as connection, _Writer(part) as writer:
             head = str(chain.head(connection))
-            _export_battles(connection, writer)
-            _export_chats(connection, writer)
+            write(connection, writer)
         files = {name: sha256_file(part / name) for name in (PAIRS, CHATS, TRACES)}
         write_json(part / MANIFEST, {
-            "format": FORMAT, "kind": "whorl arena export", "created": time.time(), "head": head,
+            "format": FORMAT, "kind": kind, "created": time.time(), "head": head,
             "split": dict(store.settings), "counts": writer.counts, "left_out": dict(writer.left_out),
             "sha256": files,
         })  # fmt: skip
@@ -229,19 +248,22 @@ class _Said:
         return cls(thumbs, better)
 
 
-def _export_chats(connection: Connection, writer: _Writer) -> None:
+def _export_chats(connection: Connection, writer: _Writer, owner: int | None = None) -> None:
+    """The chats that may train, or all those of `owner`."""
     query = (
         sa.select(conversations, prompts.c.purpose)
         .outerjoin(prompts, prompts.c.id == conversations.c.prompt)
         .where(conversations.c.kind == "chat")
         .order_by(conversations.c.started, conversations.c.id)
     )
+    if owner is not None:
+        query = query.where(conversations.c.person == owner)
     for row in connection.execute(query).all():
         if row.erased is not None:
             writer.left_out["erased"] += 1
-        elif row.consent != "train":
+        elif owner is None and row.consent != "train":
             writer.left_out[f"consent is {row.consent}"] += 1
-        elif row.purpose != "train":
+        elif owner is None and row.purpose != "train":
             writer.left_out[PURPOSES[row.purpose]] += 1
         else:
             said = talks.read_turns(connection, row.id)

@@ -16,14 +16,14 @@ def is_model(folder: Path) -> bool:
 
 def find_models(workspace: Path) -> dict[str, Path]:
     """Name → directory of every model under `runs/` and `models/`, the name being the way to it without
-    a last `model`: `quickstart` is runs/quickstart/model, `quickstart/base` its base."""
+    a last `model`: `quickstart` is runs/quickstart/model, `quickstart/base` its base. In the names' order."""
     found: dict[str, Path] = {}
     for top in ("runs", "models"):
         for folder in sorted(_walk(workspace / top, DEPTH)):
             way = folder.relative_to(workspace / top)
             name = str(way.parent if way.name == "model" and len(way.parts) > 1 else way)
             found.setdefault(name if name not in found else f"{top}/{name}", folder)
-    return found
+    return dict(sorted(found.items()))
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:

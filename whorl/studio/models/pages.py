@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from whorl.arena.store import Person
 from whorl.base.client import OpenAIClient
 from whorl.base.errors import InputError
 from whorl.evals.serving import is_address
@@ -31,13 +32,12 @@ def add_models(made: FastAPI, studio: Studio) -> None:
     @made.get("/models")
     async def page(request: Request) -> Response:
         person = studio.person(request)
-        models = [card(model) for model in studio.pool.all()]
+        models = cards(studio, person)
         return studio.pages.page(request, "models.html", person, models=models, workspace=studio.workspace)
 
     @made.get("/api/models")
     async def models(request: Request) -> Response:
-        studio.person(request)
-        return JSONResponse({"models": [card(model) for model in studio.pool.all()]})
+        return JSONResponse({"models": cards(studio, studio.person(request))})
 
     @made.post("/api/models")
     async def join(request: Request, asked: NewModel) -> Response:
@@ -71,17 +71,24 @@ def add_models(made: FastAPI, studio: Studio) -> None:
         model = studio.pool.find(name)
         if model.busy:
             raise ApiError(409, f"{name} is answering someone; try again in a moment")
-        await studio.pool.remove(name)
-        await run_in_threadpool(studio.joined.drop, name)
-        await run_in_threadpool(studio.store.add_model, name, address=model.address, active=False)
+        await studio.leave(name)
         return Response(status_code=204)
 
 
-def card(model: PooledModel) -> dict[str, Any]:
-    """What a page may know of a model: never its key."""
-    facts = model.card
+def cards(studio: Studio, person: Person) -> list[dict[str, Any]]:
+    """All models, as this person may know them now."""
+    judging = studio.battles.judging(person.id)
+    return [card(model, judging=judging) for model in studio.pool.all()]
+
+
+def card(model: PooledModel, *, judging: bool = False) -> dict[str, Any]:
+    """What a page may know of a model: never its key. Who is `judging` a battle is not told which models
+    were started for it, nor what is known of started ones alone."""
+    facts, state = model.card, model.state
+    if judging and state != "down":
+        facts, state = {}, "ready"
     return {
-        "name": model.name, "address": model.address, "directory": model.is_directory, "state": model.state,
+        "name": model.name, "address": model.address, "directory": model.is_directory, "state": state,
         "why": model.why, "images": model.images, "context": facts.get("max_model_len"),
         "weight_version": facts.get("weight_version"), "dtype": facts.get("dtype"),
     }  # fmt: skip

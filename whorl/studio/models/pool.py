@@ -108,7 +108,8 @@ class ModelPool:
         model.busy += 1
         model.used = time.monotonic()
         try:
-            yield await self.start(model)
+            # A start goes on when who asked for it has left: cut in its midst it would leave a process.
+            yield await asyncio.shield(self.start(model))
         finally:
             model.busy -= 1
             model.used = time.monotonic()

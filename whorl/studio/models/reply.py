@@ -64,6 +64,7 @@ class Reply:
     so_far: ReplySoFar = field(default_factory=ReplySoFar)
     tokens: int | None = None
     stopped: bool = False
+    over: bool = False  # nothing more is read; what came is being kept
 
     def start(self, pool: ModelPool, limits: StudioLimits) -> None:
         self.task = asyncio.create_task(self._run(pool, limits))
@@ -71,7 +72,7 @@ class Reply:
     def stop(self) -> None:
         """End it here; what came so far is kept."""
         self.stopped = True
-        if self.task is not None:
+        if self.task is not None and not self.over:
             self.task.cancel()
 
     async def _run(self, pool: ModelPool, limits: StudioLimits) -> None:
@@ -97,6 +98,7 @@ class Reply:
             ending = "stopped"
         except WhorlError as failure:
             ending, error = "failed", str(failure)
+        self.over = True
         message = self.so_far.message()
         if message.tool_calls and ending in ("stop", "tool_calls"):
             ending = "tool_calls"
@@ -126,7 +128,9 @@ async def _patiently(deltas: Any, limits: StudioLimits) -> Any:
     patience = limits.first_token_seconds
     while True:
         try:
-            delta = await asyncio.wait_for(anext(deltas), patience)
+            # Not `wait_for`: in Python 3.11 it forgets that it was cancelled when a delta comes just then.
+            async with asyncio.timeout(patience):
+                delta = await anext(deltas)
         except StopAsyncIteration:
             return
         except TimeoutError:

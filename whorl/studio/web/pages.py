@@ -25,7 +25,15 @@ class Place(NamedTuple):
 
 
 # In the order of the loop: talk, judge, see who leads, see what was trained, on what.
-PLACES = (Place("/models", "Models", "cube"), Place("/people", "People", "people", admin=True))
+PLACES = (
+    Place("/chat", "Chat", "chat"),
+    Place("/arena", "Arena", "arena"),
+    Place("/board", "Board", "board"),
+    Place("/runs", "Runs", "runs"),
+    Place("/data", "Data", "data"),
+    Place("/models", "Models", "cube"),
+    Place("/people", "People", "people", admin=True),
+)
 
 
 class Pages:
