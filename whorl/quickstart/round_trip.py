@@ -94,6 +94,9 @@ class RoundTrip:
                 kept["value"] = {"rows": [asdict(row) for row in rows]}
         return True
 
+    def close(self) -> None:
+        self.journal.close()
+
     def prompts(self, round: str) -> list[Posed]:
         """The round's prompts. Where there are few held-out ones, the rematch has its share of them."""
         battles = self.plan.battles
