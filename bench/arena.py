@@ -1,6 +1,9 @@
-"""Seconds from votes to ratings with intervals, beside evalica's ratings alone, in one run.
+"""The arena's claims: ratings beside evalica's in one run, and a hundred people at once on one store.
 
-    python bench/arena.py [--rounds 5] [--votes 2000000] [--models 150]      needs: pip install -e '.[bench]'
+    python bench/arena.py [--only ratings|store] [--rounds 5] [--votes 2000000] [--models 150] [--people 100]
+
+Needs: pip install -e '.[bench]'. The store's half is in `_arena_store.py`. Ratings: seconds from votes to
+ratings with intervals, beside evalica's ratings alone.
 
 The same simulated votes (a fifth ties) for both sides, alternating; the median of the rounds counts. Two
 pieces of work: from whole numbers in arrays, as votes lie in a store, and from lists of names, as they come
@@ -26,6 +29,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from _arena_store import at_the_store
 from _record import keep
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +40,7 @@ from whorl.arena.simulation import coverage, synthetic_strengths
 
 SPREAD, TIE_WIDTH = 200.0, 0.55  # points; a fifth of the votes are ties
 MOST_POINTS_APART = 0.01  # what equal ratings means
+MOST_MS_FOR_A_VOTE = 100
 COVERAGE = {
     "plain": [Judge()],
     "biased": [Judge(noise=0.2, left=0.4, tie_width=0.3), Judge(sharpness=1.5)],
@@ -108,20 +113,12 @@ def race(battles: Battles, rounds: int, console: Console) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="how often each side runs, alternating")
-    parser.add_argument("--votes", type=int, default=2_000_000)
-    parser.add_argument("--models", type=int, default=150)
-    parser.add_argument("--repeats", type=int, default=500, help="simulations for the coverage")
-    options = parser.parse_args()
+def ratings_half(options: argparse.Namespace, console: Console) -> str:
+    """What failed, "" where nothing did."""
     try:
         import evalica  # noqa: F401
     except ImportError as error:
         sys.exit(f"bench/arena.py compares with evalica: {error}; pip install -e '.[bench]'")
-    console = Console()
     strengths = synthetic_strengths(options.models, SPREAD)
     battles = simulate_battles(strengths, [Judge(tie_width=TIE_WIDTH)], options.votes)
     ties = float(np.mean(battles.points == 0.5))
@@ -155,8 +152,59 @@ def main() -> None:
         "load": os.getloadavg()[0],
     }  # fmt: skip
     keep("arena", found, ("numpy", "scipy", "evalica"))
-    if apart > MOST_POINTS_APART:
-        sys.exit(f"the ratings are {apart} points apart, more than {MOST_POINTS_APART}")
+    return f"the ratings are {apart} points apart" if apart > MOST_POINTS_APART else ""
+
+
+def store_half(options: argparse.Namespace, console: Console) -> str:
+    load = os.getloadavg()[0]
+    found = at_the_store(options.people, options.seconds, options.pace)
+    who = f"{options.people} people at once, a battle every {options.pace:g} s each"
+    console.print(
+        f"{who}; ms of half, 95 % and 99 % of the calls; load {load:.1f} at the start", soft_wrap=True
+    )
+    for name, one in found.items():
+        shares = [one[share] for share in ("p50_ms", "p95_ms", "p99_ms")]
+        calls = (
+            f"{what} {' / '.join(f'{share[what]:.1f}' for share in shares)}"
+            for what in ("vote", "answer", "start")
+        )
+        console.print(
+            f"{name}: {one['votes_per_s']:.0f} votes/s; {', '.join(calls)}; {one['cpu_ms_per_battle']:.1f} ms"
+            f" of this process a battle; lost {one['lost']} of {one['votes']:,}",
+            soft_wrap=True,
+        )
+    keep("arena", {"what": "store", "stores": found, "load": load}, ("sqlalchemy", "psycopg", "pgserver"))
+    for name, one in found.items():
+        if one["lost"]:
+            return f"{name}: {one['lost']} votes were lost"
+        if one["pace_s"] and one["p95_ms"]["vote"] >= MOST_MS_FOR_A_VOTE:
+            return (
+                f"{name}: 95 % of votes take up to {one['p95_ms']['vote']} ms, {MOST_MS_FOR_A_VOTE} at most"
+            )
+    return ""
+
+
+HALVES = {"ratings": ratings_half, "store": store_half}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=[*HALVES], help="one half of it")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side runs, alternating")
+    parser.add_argument("--votes", type=int, default=2_000_000)
+    parser.add_argument("--models", type=int, default=150)
+    parser.add_argument("--repeats", type=int, default=500, help="simulations for the coverage")
+    parser.add_argument("--people", type=int, default=100, help="how many are there at once")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long they stay, on each database")
+    parser.add_argument("--pace", type=float, default=3.0, help="seconds from a person's battle to the next")
+    options = parser.parse_args()
+    console = Console()
+    names = [options.only] if options.only else [*HALVES]
+    failed = [why for name in names if (why := HALVES[name](options, console))]
+    if failed:
+        sys.exit("; ".join(failed))
 
 
 if __name__ == "__main__":

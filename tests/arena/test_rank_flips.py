@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -94,3 +95,22 @@ def test_a_board_of_many_votes_and_its_first_places_alone() -> None:
         rest = battles.take(keep)
         assert isinstance(rest, Battles) and len(battles) - len(rest) == flip.votes
         assert -3 < fit_bradley_terry(rest).difference(flip.above, flip.below)[0] < 0
+
+
+@pytest.mark.parametrize(("models", "count"), [(3, 30), (8, 400), (20, 20_000)])
+def test_steps_with_the_curvature_of_all_votes_end_where_newtons_do(models: int, count: int) -> None:
+    from whorl.arena.flips import DROP_RIDGE, _Drop, _Pairs
+    from whorl.arena.likelihood import minimise
+    from whorl.arena.outcomes import collapse
+    from whorl.arena.posing import pose
+    from whorl.arena.simulation import Judge, simulate_battles, synthetic_strengths
+
+    battles = simulate_battles(synthetic_strengths(models, 300), [Judge(tie_width=0.3)], count).compact()
+    problem = pose(collapse(battles), "half", battles.models).problem
+    problem = replace(problem, ridge=np.maximum(problem.ridge, DROP_RIDGE))
+    theta = minimise(problem)
+    above, below = np.argsort(-theta)[:2]
+    drop = _Drop.ordered(_Pairs.of(problem), theta, theta, int(above), int(below))
+    for votes in np.unique(np.linspace(0, drop.most, 12).astype(int)):
+        assert drop.dropped(votes).sum() == votes
+        np.testing.assert_allclose(drop.refit(votes), drop._newton(votes), atol=1e-9)

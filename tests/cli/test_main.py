@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from whorl.base.logbook import Logbook
 from whorl.cli.libraries import LIBRARIES
 from whorl.cli.main import VERBS, main, missing_library
 
@@ -123,6 +124,19 @@ def test_a_missing_library_ends_a_real_command_with_one_line(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "whorl: jinja2 is not installed and this needs it; run: pip install 'whorl[text]'\n"
+
+
+def test_a_disk_that_takes_no_more_is_one_line(tmp_path: Path) -> None:
+    """A file that may not grow past 4 kB stands for a full disk: the write fails in the same place."""
+    with Logbook(tmp_path / "run") as logbook:
+        for step in range(50):
+            logbook.metric(step, loss=1.0)
+    words = [sys.executable, "-m", "whorl", "runs", "report", str(tmp_path / "run")]
+    limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash", *words]
+    done = subprocess.run(limited, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "File too large" in done.stderr and "run it again" in done.stderr
+    assert not [one for one in (tmp_path / "run").iterdir() if one.suffix in (".part", ".html")]
 
 
 def test_main_leaves_with_the_code(capsys: pytest.CaptureFixture[str]) -> None:

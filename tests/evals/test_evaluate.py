@@ -21,6 +21,7 @@ from whorl.base.files import read_json
 from whorl.base.nouns import Conversation, Message, SamplingParams, Trace
 from whorl.evals import OwnTask, Report, evaluate, find_task, paired, served
 from whorl.evals.grading import Graded, TaskReport
+from whorl.evals.likelihood import score_tokens
 from whorl.models import load
 from whorl.models.likelihood import log_probs
 from whorl.tasks.likelihood import Likelihood
@@ -96,6 +97,18 @@ def test_questions_tools_and_texts_through_a_server(
     saved = read_json(tmp_path / "report.json")
     wrong = next(case for case in saved["cases"] if case["id"] == "wrong")
     assert wrong["score"] == 0 and "something else" in wrong["reason"] and "base64" not in json.dumps(saved)
+
+
+def test_long_texts_are_scored_in_windows_as_in_one_process(address: str, directory: Path) -> None:
+    ids = [np.random.default_rng(n).integers(1, 60, n) for n in (1, 2, 20, 21, 33, 90)]
+
+    async def inside() -> list[np.ndarray]:
+        async with OpenAIClient(address) as client:
+            return await score_tokens(client, ids, window=20, stride=8)
+
+    expected = log_probs(load(directory), ids, window=20, stride=8)
+    for ours, theirs in zip(asyncio.run(inside()), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def reports(ours: list[float], theirs: list[float]) -> tuple[TaskReport, TaskReport]:

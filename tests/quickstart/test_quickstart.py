@@ -189,8 +189,10 @@ def test_on_a_terminal_it_ends_with_its_model_served(finished: tuple[Path, str])
     words = command(folder.parent.parent)
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        words, stdin=slave, stdout=slave, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+        words, stdin=slave, stdout=slave, stderr=subprocess.DEVNULL, start_new_session=True,
+        # A shell that puts the tests into the background makes their children ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     os.close(slave)
     seen = b""
     try:

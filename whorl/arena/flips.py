@@ -12,16 +12,18 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from whorl.arena.battles import Battles, Vote
-from whorl.arena.likelihood import Array, Problem, minimise, one_thread
-from whorl.arena.outcomes import collapse, cut_prompts
+from whorl.arena.likelihood import CLOSE_ENOUGH, Array, Problem, minimise, one_thread
+from whorl.arena.outcomes import collapse, cut_prompts, summed
 from whorl.arena.posing import pose
 from whorl.arena.ratings import Ratings, fit_bradley_terry
 
 # What is left after the drop may be one-sided; so little of a prior moves no real board.
 DROP_RIDGE = 1e-4
 LEVEL = 1e-9  # log-odds within which two strengths are the same number
+HALVED_FROM = 1.0  # log-odds: a longer first step is left to Newton's method
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ def votes_to_flip(
     problem = replace(posed.problem, ridge=np.maximum(posed.problem.ridge, DROP_RIDGE))
     theta = minimise(problem)
     order = ratings.order
+    pairs = _Pairs.of(problem)
     found = []
     for above, below in list(pairwise(order))[:top]:
         if ratings.group[above] != ratings.group[below]:
             continue
-        votes, dropped = _fewest(problem, theta, above, below)
+        with one_thread():
+            votes, dropped = _fewest(pairs, theta, above, below)
         names = ratings.models
         found.append(
             Flip(
@@ -76,17 +80,17 @@ def votes_to_flip(
     return found
 
 
-def _fewest(problem: Problem, theta: Array, above: int, below: int) -> tuple[int | None, Array]:
+def _fewest(pairs: _Pairs, theta: Array, above: int, below: int) -> tuple[int | None, Array]:
     """The fewest votes in order of influence whose drop puts `below` strictly above, by refits.
 
     The order is taken at the full fit, and once more at the fit that the first answer leaves: influence
     moves as votes go. The fewer of the two counts.
     """
-    drop = _Drop.ordered(problem, theta, theta, above, below)
+    drop = _Drop.ordered(pairs, theta, theta, above, below)
     votes = drop.fewest(drop.most)
     if votes == drop.most and (not votes or drop.gap(votes) >= -LEVEL):
-        return None, np.zeros(len(problem.outcomes))
-    again = _Drop.ordered(problem, theta, drop.refit(votes), above, below)
+        return None, np.zeros(len(pairs.problem.outcomes))
+    again = _Drop.ordered(pairs, theta, drop.refit(votes), above, below)
     fewer = again.fewest(min(votes, again.most))
     if fewer < votes and again.gap(fewer) < -LEVEL:
         return fewer, again.dropped(fewer)
@@ -94,52 +98,114 @@ def _fewest(problem: Problem, theta: Array, above: int, below: int) -> tuple[int
 
 
 @dataclass(frozen=True, eq=False)
+class _Pairs:
+    """The problem by pairs of models: with ties as half wins, a pair's votes and points are all that its
+    outcomes say together. `of_outcome` is the pair of each outcome."""
+
+    problem: Problem
+    a: NDArray[np.int32]
+    b: NDArray[np.int32]
+    of_outcome: NDArray[np.intp]
+    votes: Array
+    points: Array
+
+    @classmethod
+    def of(cls, problem: Problem) -> _Pairs:
+        out = problem.outcomes
+        found, places = np.unique(out.a.astype(np.int64) * out.models + out.b, return_inverse=True)
+        a, b = np.divmod(found, out.models)
+        votes = summed(places, out.count, len(found))
+        points = summed(places, out.count * out.points, len(found))
+        return cls(problem, a.astype(np.int32), b.astype(np.int32), places, votes, points)
+
+    def gradient(self, theta: Array, votes: Array, points: Array) -> Array:
+        models = self.problem.outcomes.models
+        slope = votes * expit(theta[self.a] - theta[self.b]) - points
+        moved = np.bincount(self.a, slope, models) - np.bincount(self.b, slope, models)
+        return np.asarray(moved + self.problem.ridge * theta)
+
+
+@dataclass(frozen=True, eq=False)
 class _Drop:
     """Leaving out the first so many votes in an order of outcomes."""
 
-    problem: Problem
+    pairs: _Pairs
     theta: Array
+    there: Array  # a fit near those that are asked for, …
+    inverse: Array  # … and H⁻¹ of all votes there
     above: int
     below: int
     order: NDArray[np.intp]
+    until: Array  # votes up to and with each outcome of the order
     start: int  # how many are needed to first order
 
     @classmethod
-    def ordered(cls, problem: Problem, theta: Array, there: Array, above: int, below: int) -> _Drop:
+    def ordered(cls, pairs: _Pairs, theta: Array, there: Array, above: int, below: int) -> _Drop:
         """The votes that hold the gap open, the most influential (at the fit `there`) first.
 
         Without a vote of score s the minimum moves by H⁻¹s / (1 − leverage), to first order.
         """
-        out = problem.outcomes
+        problem, out = pairs.problem, pairs.problem.outcomes
         terms = problem.terms(there)
         hessian = problem.hessian(terms)
-        with one_thread():
-            inverse = np.linalg.inv(hessian + np.mean(np.diag(hessian)) * problem.gauge())
-        gap = inverse[above] - inverse[below]
-        spread = np.diag(inverse)[out.a] + np.diag(inverse)[out.b] - 2 * inverse[out.a, out.b]
+        held = hessian + np.mean(np.diag(hessian)) * problem.gauge()
+        inverse = np.asarray(np.linalg.inv(held), dtype=np.float64)
+        gap, own, (a, b) = inverse[above] - inverse[below], np.diag(inverse), (pairs.a, pairs.b)
+        spread = (own[a] + own[b] - 2 * inverse[a, b])[pairs.of_outcome]
         leverage = np.minimum(terms.by_dd * spread, 0.99)
-        moved = terms.by_d * (gap[out.a] - gap[out.b]) / (1 - leverage)
-        order = np.argsort(moved, kind="stable")
-        order = order[moved[order] < 0]
-        closed = np.cumsum(-moved[order] * out.count[order])
+        moved = terms.by_d * (gap[a] - gap[b])[pairs.of_outcome] / (1 - leverage)
+        holding = np.flatnonzero(moved < 0)
+        order = holding[np.argsort(moved[holding], kind="stable")]
+        until, closed = np.cumsum(out.count[order]), np.cumsum(-moved[order] * out.count[order])
         cell = int(np.searchsorted(closed, theta[above] - theta[below]))
-        return cls(problem, theta, above, below, order, int(out.count[order][: cell + 1].sum()))
+        start = int(until[min(cell, len(until) - 1)]) if len(until) else 0
+        return cls(pairs, theta, there, inverse, above, below, order, until, start)
 
     @property
     def most(self) -> int:
-        return int(self.problem.outcomes.count[self.order].sum())
+        return int(self.until[-1]) if len(self.until) else 0
+
+    def first(self, votes: int) -> tuple[NDArray[np.intp], Array]:
+        """The outcomes that leaves something out of, and how many of each."""
+        cells = self.order[: int(np.searchsorted(self.until, votes)) + 1]
+        left = self.pairs.problem.outcomes.count[cells].copy()
+        left[-1:] -= max(self.until[len(cells) - 1] - votes, 0) if len(cells) else 0
+        return cells, left
 
     def dropped(self, votes: int) -> Array:
         """[n] how many of each outcome that leaves out."""
-        count = self.problem.outcomes.count
-        dropped = np.zeros(len(count))
-        there = count[self.order]
-        dropped[self.order] = np.clip(votes - (np.cumsum(there) - there), 0, there)
+        dropped = np.zeros(len(self.pairs.problem.outcomes))
+        cells, left = self.first(votes)
+        dropped[cells] = left
         return dropped
 
     def refit(self, votes: int) -> Array:
-        rest = self.problem.outcomes.recounted(self.problem.outcomes.count - self.dropped(votes))
-        return minimise(replace(self.problem, outcomes=rest), self.theta)
+        """The fit of the rest.
+
+        So few votes hardly bend the likelihood: steps with the curvature of all votes get there in a few
+        gradients. Where they do not halve each time, Newton's method does it.
+        """
+        pairs = self.pairs
+        cells, left = self.first(votes)
+        of, points = pairs.of_outcome[cells], pairs.problem.outcomes.points[cells]
+        count = len(pairs.votes)
+        rest = (
+            pairs.votes - np.bincount(of, left, count),
+            pairs.points - np.bincount(of, left * points, count),
+        )
+        theta, last = self.there, HALVED_FROM
+        while last > CLOSE_ENOUGH:
+            step = self.inverse @ pairs.gradient(theta, *rest)
+            size = float(np.max(np.abs(step)))
+            if not size < last / 2:
+                return self._newton(votes)
+            theta, last = theta - step, size
+        return theta
+
+    def _newton(self, votes: int) -> Array:
+        problem = self.pairs.problem
+        rest = problem.outcomes.recounted(problem.outcomes.count - self.dropped(votes))
+        return minimise(replace(problem, outcomes=rest), self.theta)
 
     def gap(self, votes: int) -> float:
         """How far `above` then stands above, in log-odds."""

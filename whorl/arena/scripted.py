@@ -15,7 +15,7 @@ from typing import Protocol
 
 from whorl.arena.battles import Battles
 from whorl.arena.sampling import pair_sampler
-from whorl.arena.store.records import Person, Winner
+from whorl.arena.store.records import Person, Said, Winner
 from whorl.arena.store.store import Store
 from whorl.base.errors import InputError
 from whorl.base.nouns import Conversation, SamplingParams, Trace
@@ -77,8 +77,10 @@ async def play(
     if battles < 1:
         raise InputError(f"battles {battles} must be 1 or more")
     params = params or SamplingParams(max_tokens=256)
+    known = {model.name for model in store.models()}
     for name in clients:
-        store.add_model(name)
+        if name not in known:  # else its address and its aliases stay
+            store.add_model(name)
     drawn = _draw(store, list(clients), tasks, battles, seed, split)
     with progress(battles, "battles", "battles") as bar:
         replies = await _answer_all(drawn, clients, tasks, params)
@@ -171,13 +173,18 @@ def _record(
 ) -> bool:  # fmt: skip
     """Keep the battle and its vote; whether it counts on the board."""
     asked = battle.example.conversation
-    pair = store.start_battle(
+    vote = store.add_battle(
         person.id, asked.messages, model_a=battle.models[0], model_b=battle.models[1],
         probability=battle.probability, consent="train", category=category, tools=asked.tools,
+        a=_said(sides[0], len(asked.messages)), b=_said(sides[1], len(asked.messages)), winner=winner,
     )  # fmt: skip
-    for side, outcome in (("a", sides[0]), ("b", sides[1])):
-        version = outcome.trace.weight_version
-        for message in outcome.conversation.messages[len(asked.messages) :]:
-            spoke = message.role == "assistant"
-            store.say(pair.id, message, side=side, weight_version=version if spoke else "")  # type: ignore[arg-type]
-    return store.vote(pair.id, winner, person=person.id).rated
+    return vote.rated
+
+
+def _said(outcome: Outcome, start: int) -> list[Said]:
+    """What a side said and what its tools answered, from message `start` on."""
+    version = outcome.trace.weight_version
+    return [
+        Said(message=message, weight_version=version if message.role == "assistant" else "")
+        for message in outcome.conversation.messages[start:]
+    ]

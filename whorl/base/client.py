@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -153,7 +153,7 @@ class OpenAIClient:
 
     async def chat(
         self, conversation: Conversation, params: SamplingParams, **more: Any
-    ) -> AsyncIterator[Delta]:
+    ) -> AsyncGenerator[Delta, None]:
         """A reply as it comes. `more` goes into the request as it is."""
         body = await self._chat_body(conversation, params) | {"stream": True} | more
         body["stream_options"] = {"include_usage": True}

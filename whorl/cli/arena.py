@@ -1,4 +1,4 @@
-"""`whorl arena rank | simulate | verify | export`: who is better, by people's votes; the votes themselves."""
+"""`whorl arena …`: who is better, by people's votes; the votes themselves, and the people."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from whorl.cli.people import people
 from whorl.cli.simulate import simulate
-from whorl.cli.votes import export, verify
+from whorl.cli.votes import erase, export, verify
 
 if TYPE_CHECKING:
     from whorl.arena.battles import Battles
@@ -23,12 +24,14 @@ ROOM_TO_DRAW = 96  # columns of a terminal that has room for intervals beside th
 
 @click.group()
 def command() -> None:
-    """Who is better: rank models by people's votes, or try it with simulated ones; check and export votes."""
+    """Who is better: rank models by people's votes, or let them meet without; keep the votes in order."""
 
 
 command.add_command(simulate)
 command.add_command(verify)
 command.add_command(export)
+command.add_command(erase)
+command.add_command(people)
 
 
 @command.command(context_settings={"max_content_width": 110})

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,8 +99,7 @@ async def talk(address: str, options: dict[str, Any]) -> None:
         tools = (calculator_tool(), clock_tool(), lookup_tool())
         every = frozenset(tool.name for tool in tools)
         state = Talk(client, params, tools, every if options["tools"] else frozenset(), not options["yes"])
-        loop = asyncio.get_running_loop()
-        signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(state.interrupt))
+        on_interrupt(state.interrupt)
         if options["system"]:
             state.messages.append(Message(role="system", content=(options["system"],)))
         if sys.stdin.isatty():
@@ -114,6 +114,16 @@ async def talk(address: str, options: dict[str, Any]) -> None:
                 state.messages.append(Message(role="user", content=(*state.pictures, line)))
                 state.pictures = []
                 await state.reply()
+
+
+def on_interrupt(act: Callable[[], None]) -> None:
+    """Call `act` in the running loop at Ctrl-C. The loop's own way wakes it whichever thread the signal
+    comes to: the one that waits for a line takes it at times, and the loop would sleep on."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGINT, act)
+    except NotImplementedError:  # Windows, whose loop wakes by itself
+        signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(act))
 
 
 def read_line() -> str | None:
@@ -230,7 +240,7 @@ async def stream(state: Talk) -> Message | None:
             task.uncancel()
         click.echo(" …", nl=False)
     finally:
-        await deltas.aclose()  # type: ignore[attr-defined]
+        await deltas.aclose()
     click.echo()
     count, seconds = tokens or pieces, max(time.perf_counter() - begun, 1e-9)
     if sys.stdin.isatty():

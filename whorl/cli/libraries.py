@@ -29,6 +29,8 @@ LIBRARIES: dict[str, Library] = {
     "sqlalchemy": Library("arena", "the store of votes", "SQLAlchemy"),
     "alembic": Library("arena", "migrations of the store of votes"),
     "psycopg": Library("arena", "votes in PostgreSQL"),
+    "markdown_it": Library("studio", "messages as HTML", "markdown-it-py"),
+    "nh3": Library("studio", "messages as HTML that is safe"),
     "transformers": Library("test", "oracle in the tests"),
     "peft": Library("test", "oracle in the tests"),
     "hypothesis": Library("test", "property-based tests"),

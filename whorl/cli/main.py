@@ -10,6 +10,7 @@ beside its own options: hand them on, `load_config(TrainConfig, path, overrides)
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -33,9 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("whorl.cli.generate", "Let a model go on from a prompt."),
     "chat": ("whorl.cli.chat", "Talk to a model in the terminal."),
     "eval": ("whorl.cli.eval", "How good a model is at tasks."),
-    "arena": ("whorl.cli.arena", "Who is better: rank, simulate; votes: verify, export."),
+    "arena": ("whorl.cli.arena", "Who is better: rank, simulate; votes: verify, export, erase; people."),
     "judge": ("whorl.cli.judge", "Models compared or scored by another model."),
     "serve": ("whorl.cli.serve", "Models behind OpenAI's API."),
+    "studio": ("whorl.cli.studio", "Pages to talk, judge and look in."),
     "model": ("whorl.cli.model", "Model directories: export, merge, info, pull."),
     "runs": ("whorl.cli.runs", "What was trained: list, show, report."),
     "backup": ("whorl.cli.backup", "Votes and runs' records into a folder that is read back."),
@@ -110,6 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if debug:
             raise
         code = complain(str(error), 2 if isinstance(error, InputError | DataError) else 1)
+    except OSError as error:
+        if debug or (line := disk_fault(error)) is None:
+            raise
+        code = complain(line, 1)
     except ModuleNotFoundError as error:
         if debug or (line := missing_library(error)) is None:
             raise
@@ -132,6 +138,26 @@ def usage(error: click.UsageError) -> int:
 def interrupted() -> int:
     print("whorl: interrupted", file=sys.stderr)
     return 130
+
+
+# What a disk says when it takes no more, and what a person does then.
+DISK_FAULTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space or have the quota raised",
+    errno.EFBIG: "raise the limit on a file's size (ulimit -f)",
+    errno.EROFS: "give a folder that can be written",
+    errno.EACCES: "give a folder that you may write",
+    errno.EIO: "look after the disk",
+}
+
+
+def disk_fault(error: OSError) -> str | None:
+    """A full or read-only disk in one line; None where the error is another."""
+    if error.errno not in DISK_FAULTS:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    said = error.strerror or "the disk fails"
+    return f"{place}{said}; {DISK_FAULTS[error.errno]} and run it again: what was finished is kept"
 
 
 def missing_library(error: ModuleNotFoundError) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,18 +14,9 @@ from whorl.kernels.buckets import bucket
 from whorl.kernels.cross_entropy import token_losses
 from whorl.models.context import Packed
 from whorl.models.decoder import Decoder, Projection
+from whorl.models.windows import Window, windows
 
 TOKEN_BUDGET = 8192  # tokens in one forward
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Tokens [start, stop) of one sequence; those from `scored` on are counted here."""
-
-    sequence: int
-    start: int
-    scored: int
-    stop: int
 
 
 def log_probs(
@@ -49,7 +39,7 @@ def log_probs(
         )
     out = [np.zeros(max(0, len(ids) - 1), np.float32) for ids in sequences]
     with torch.inference_mode():
-        for group in _groups(_windows([len(ids) for ids in sequences], window, stride)):
+        for group in _groups(windows([len(ids) for ids in sequences], window, stride)):
             losses = _losses(model, [np.asarray(sequences[w.sequence][w.start : w.stop]) for w in group])
             at = 0
             for w in group:
@@ -62,16 +52,8 @@ def log_probs(
     return out
 
 
-def _windows(lengths: Sequence[int], window: int, stride: int) -> Iterator[_Window]:
-    for sequence, length in enumerate(lengths):
-        scored, stop = 1, min(length, window)
-        while scored < length:
-            yield _Window(sequence, max(0, stop - window), scored, stop)
-            scored, stop = stop, min(length, stop + stride)
-
-
-def _groups(windows: Iterator[_Window]) -> Iterator[list[_Window]]:
-    group: list[_Window] = []
+def _groups(windows: Iterator[Window]) -> Iterator[list[Window]]:
+    group: list[Window] = []
     held = 0
     for w in windows:
         if group and held + w.stop - w.start > TOKEN_BUDGET:

@@ -159,7 +159,9 @@ def stay(model: Path) -> None:
         for line in next_commands(address, model):
             print(f"  {line}")
         try:
-            threading.Event().wait()
+            # Woken now and then: a signal that another thread took is answered only when this one runs.
+            while not threading.Event().wait(0.5):
+                pass
         except KeyboardInterrupt:
             say("")
 

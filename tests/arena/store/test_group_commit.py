@@ -146,3 +146,19 @@ def test_a_write_that_is_interrupted_leaves_the_others_whole(tmp_path: Path) -> 
             raise KeyboardInterrupt
         assert store.people() == []
         assert store.add_person("ann").name == "ann"
+
+
+def test_an_erasure_behind_a_writer_commits_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The writer sees somebody waiting and leaves the commit to whom it is: here nobody writes."""
+    with Store.open(tmp_path / "arena.sqlite") as store, ThreadPoolExecutor(1) as pool:
+        add = "INSERT INTO arena_people VALUES (1, 'bob', 'voter', NULL, 0)"
+        with store.database.write() as connection:
+            connection.execute(sa.text(add))
+            erasure = pool.submit(store.database.scrub)
+            while not store.database._group.lock.waited_for:
+                time.sleep(0.001)
+        erasure.result()
+        assert [person.name for person in store.people()] == ["bob"]
+    assert "others are reading" not in capsys.readouterr().err

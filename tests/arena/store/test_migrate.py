@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -18,20 +19,22 @@ from alembic.runtime.migration import MigrationContext
 
 from whorl.arena.store import Pairing, Store
 from whorl.arena.store.database import Database
-from whorl.arena.store.dump import check_dump
+from whorl.arena.store.dump import check_dump, load_dump, write_dump
+from whorl.arena.store.migrate import migrate, newest
 from whorl.arena.store.schema import VERSION_TABLE, metadata
 from whorl.base.errors import DataError, InputError
 
 Fight = Callable[..., Pairing]
 ROOT = Path(__file__).parent.parent.parent.parent
 
-# A second revision that is long enough to be killed in: it rewrites every turn with pauses between.
+NOW, NEXT = newest(), "9999"
+# A revision to come that is long enough to be killed in: it rewrites every turn with pauses between.
 SECOND = """
 import time
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "0002", "0001"
+revision, down_revision = "%s", "%s"
 
 def upgrade():
     op.add_column("arena_turns", sa.Column("note", sa.String))
@@ -51,13 +54,13 @@ def upgrade():
 def revisions(tmp_path: Path) -> Path:
     folder = tmp_path / "re visions 100%"
     folder.mkdir()
-    (folder / "v0002_note.py").write_text(SECOND)
+    (folder / "v9999_note.py").write_text(SECOND % (NEXT, NOW))
     return folder
 
 
 @pytest.fixture
 def old(address: str, tmp_path: Path, fight: Fight) -> str:
-    """The address of a closed store of revision 0001 with eight votes."""
+    """The address of a closed store of today's revision with eight votes."""
     with Store.open(address, train_share=0.0) as store:
         for name in ("amber-1", "birch-2"):
             store.add_model(name)
@@ -104,14 +107,48 @@ def test_a_migration_runs_after_a_backup_that_holds_the_old_store(
 ) -> None:
     with Store.open(old, backups=tmp_path / "backups", revisions=[revisions]) as store:
         assert store.verify().votes == 8
-    assert version(old) == "0002"
+    assert version(old) == NEXT
     [backup] = (tmp_path / "backups").iterdir()
     assert f"backup checked: {backup}" in capsys.readouterr().err
     found = check_dump(backup)
-    assert (found["revision"], found["votes"]) == ("0001", 8)
+    assert (found["revision"], found["votes"]) == (NOW, 8)
     with Store.open(old, backups=tmp_path / "backups", revisions=[revisions]):
         pass
     assert len(list((tmp_path / "backups").iterdir())) == 1
+
+
+def test_a_store_of_the_first_revision_is_brought_here(
+    old: str, address: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A store as the first release wrote it: today's tables without what came later."""
+    folder = tmp_path / "dump"
+    with Store.open(old) as store, store.database.read() as connection:
+        manifest, known = write_dump(connection, folder), store.conversations()
+        votes, head = list(store.battles(rated=None)), store.head()
+    table = manifest["tables"]["arena_conversations"]
+    place = table["columns"].index("title")
+    rows = [json.loads(line) for line in (folder / "arena_conversations.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps(row[:place] + row[place + 1 :]) + "\n" for row in rows)
+    (folder / "arena_conversations.jsonl").write_text(text)
+    table["columns"].remove("title")
+    if address.startswith("postgresql"):
+        first = request.getfixturevalue("postgresql").database()
+    else:
+        first = str(tmp_path / "first.sqlite")
+    database = Database(first)
+    migrate(database, backups=tmp_path / "none", target="0001")
+    with database.write() as connection:
+        load_dump(connection, folder, manifest)
+    database.close()
+    assert version(first) == "0001"
+    with Store.open(first, backups=tmp_path / "backups") as store:
+        assert store.conversations() == known and {one.title for one in known} == {""}
+        assert list(store.battles(rated=None)) == votes
+        store.rename_conversation(known[0].id, "Spinning")
+        assert store.verify(head).ok
+    assert version(first) == NOW
+    [backup] = (tmp_path / "backups").iterdir()
+    assert check_dump(backup)["revision"] == "0001"
 
 
 def test_processes_that_start_at_once_migrate_once(old: str, tmp_path: Path, revisions: Path) -> None:
@@ -121,7 +158,7 @@ def test_processes_that_start_at_once_migrate_once(old: str, tmp_path: Path, rev
     assert all("votes 8 \n" in out for out, _ in outputs)
     assert sum("in the middle" in out for out, _ in outputs) == 1
     assert len(list((tmp_path / "backups").iterdir())) == 1
-    assert version(old) == "0002"
+    assert version(old) == NEXT
 
 
 def test_processes_that_start_at_once_make_one_store(address: str, tmp_path: Path) -> None:
@@ -147,13 +184,13 @@ def test_killed_midway_leaves_the_old_store_and_then_the_new(
     process.kill()
     rest, _ = process.communicate()
     assert "at the end" not in rest
-    assert version(old) == "0001"
+    assert version(old) == NOW
     with Store.open(old) as store:  # today's code goes on with it
         assert store.verify().votes == 8
         assert store.models()
     with Store.open(old, backups=tmp_path / "backups", revisions=[revisions]) as store:
         assert store.verify().votes == 8
-    assert version(old) == "0002"
+    assert version(old) == NEXT
 
 
 def test_killed_at_any_moment_leaves_old_or_new_and_no_half_backup(
@@ -169,7 +206,7 @@ def test_killed_at_any_moment_leaves_old_or_new_and_no_half_backup(
         process.communicate()
         for folder in backups.glob("arena-*"):
             assert check_dump(folder)["votes"] == 8
-        if version(old) == "0001":
+        if version(old) == NOW:
             with Store.open(old) as store:
                 assert store.verify().votes == 8
     with Store.open(old, backups=backups, revisions=[revisions]) as store:
@@ -189,16 +226,16 @@ def test_a_damaged_store_is_not_migrated(old: str, tmp_path: Path, revisions: Pa
     database.close()
     with pytest.raises(DataError, match=r"arena_log\.jsonl:3: the chain of votes breaks here"):
         Store.open(old, backups=tmp_path / "backups", revisions=[revisions])
-    assert version(old) == "0001"
+    assert version(old) == NOW
 
 
 def test_older_code_refuses_newer_data_and_leaves_it(old: str, tmp_path: Path, revisions: Path) -> None:
     with Store.open(old, backups=tmp_path / "backups", revisions=[revisions]) as store:
         store.add_person("bob")
-    with pytest.raises(InputError, match=r"has revision 0002.*pip install --upgrade") as caught:
+    with pytest.raises(InputError, match=rf"has revision {NEXT}.*pip install --upgrade") as caught:
         Store.open(old)
     assert "\n" not in str(caught.value)
-    assert version(old) == "0002"
+    assert version(old) == NEXT
 
 
 def test_code_that_was_open_during_a_migration_stops_writing(
@@ -208,7 +245,7 @@ def test_code_that_was_open_during_a_migration_stops_writing(
         pair = fight(before)
         with Store.open(old, backups=tmp_path / "backups", revisions=[revisions]):
             pass
-        with pytest.raises(InputError, match="has revision 0002"):
+        with pytest.raises(InputError, match=f"has revision {NEXT}"):
             before.vote(pair.id, "tie")
         assert len(list(before.battles(rated=None))) == 8
 
@@ -226,7 +263,7 @@ def test_writers_beside_a_migration_are_done_before_or_refused(
                     pair = fight(before, f"Writer {start} with its question {number}")
                     before.vote(pair.id, "tie")
                 except InputError as error:
-                    assert "has revision 0002" in str(error)
+                    assert f"has revision {NEXT}" in str(error)
                     break
                 kept.append(pair.id)
                 time.sleep(0.02)

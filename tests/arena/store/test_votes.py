@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from whorl.arena.store import Pairing, Store
+from whorl.arena.store import Pairing, Said, Store
 from whorl.base.errors import DataError, InputError
-from whorl.base.nouns import Message
+from whorl.base.nouns import Message, ToolCall
 
 Fight = Callable[..., Pairing]
 
@@ -239,11 +240,102 @@ def test_erasing_leaves_a_tombstone_that_verifies_and_no_word(store: Store, figh
     with pytest.raises(InputError, match="is erased"):
         store.erase(pair.id)
     with store.database.read() as connection:
-        left = connection.execute(sa.text("SELECT COUNT(*) FROM arena_prompts")).scalar_one()
-    assert left == 1
+        for rows in ("prompts WHERE sketch IS NOT NULL", "prompt_keys"):
+            assert connection.execute(sa.text(f"SELECT COUNT(*) FROM arena_{rows}")).scalar_one() == 1
     if store.database.path:
         for file in store.database.path.parent.glob("arena.sqlite*"):
             assert b"xylophone" not in file.read_bytes(), file
+
+
+def test_the_number_of_an_erased_prompt_is_not_given_again(store: Store, fight: Fight) -> None:
+    pair = fight(store)
+    store.vote(pair.id, "tie")
+    store.erase(pair.id)
+    assert fight(store).cluster != pair.cluster
+
+
+def test_both_sides_answer_in_one_transaction(store: Store) -> None:
+    opening = [said("user", "What does a whorl do?")]
+    pair = store.start_battle(1, opening, model_a="amber-1", model_b="birch-2", probability=1, consent="rate")
+    call = ToolCall(id="1", name="look_up", arguments={"word": "whorl"})
+    asked = Said(message=Message(role="assistant", tool_calls=(call,)), weight_version="w-a")
+    told = Said(message=Message(role="tool", content=("a weight",), tool_call_id="1"))
+    trace = {"token_ids": [1, 2, 3]}
+    made = store.answer(
+        pair.id,
+        a=[asked, told, Said(message=said("assistant", "It turns."), weight_version="w-a", trace=trace)],
+        b=[Said(message=said("assistant", "No idea."), weight_version="w-b")],
+    )
+    known = {turn.id: turn for turn in store.turns(pair.id)}
+    first = min(known)
+    assert [known[turn].parent for turn in made["a"]] == [first, *made["a"][:2]]
+    assert [known[turn].parent for turn in made["b"]] == [first]
+    assert [known[turn].model for turn in made["a"] + made["b"]] == ["amber-1"] * 3 + ["birch-2"]
+    assert [known[turn].message for turn in made["a"][:2]] == [asked.message, told.message]
+    assert known[made["a"][2]].trace == trace
+    again = store.answer(pair.id, b=[Said(message=said("assistant", "And yet."))])
+    assert store.turns(pair.id)[-1].parent == made["b"][0] and list(again) == ["b"]
+    for act, wrong in (
+        (lambda: store.answer(pair.id), "no answer to keep"),
+        (lambda: store.answer(pair.id, a=[Said(message=said("user", "x"))]), "goes to both sides"),
+        (lambda: store.answer("none", a=[asked]), "'none' is not in the store"),
+        (lambda: store.answer(pair.id, a=[Said(message=said("assistant", "\ud800"))]), "lone surrogate"),
+    ):
+        with pytest.raises(InputError, match=wrong):
+            act()
+    store.vote(pair.id, "model_a")
+    with pytest.raises(InputError, match="has its vote and is over"):
+        store.answer(pair.id, a=[asked])
+    [row] = store.battles()
+    assert row.weights_a == ("w-a",) and store.verify().ok
+
+
+def test_a_battle_in_one_piece_is_as_one_in_four(store: Store, fight: Fight) -> None:
+    pair = fight(store, category="spinning", consent="train")
+    store.vote(pair.id, "model_a", person=1, at=99.0)
+    vote = store.add_battle(
+        1, [said("user", "What does a whorl do?")], model_a="amber-1", model_b="birch-2", probability=0.5,
+        consent="train", category="spinning", winner="model_a", at=99.0,
+        a=[Said(message=said("assistant", "It keeps the spindle turning."), weight_version="w-a")],
+        b=[Said(message=said("assistant", "Nothing **at all**."), weight_version="w-b")],
+    )  # fmt: skip
+    assert vote.rated and vote.battle.voted and store.battle(vote.battle.id) == vote.battle
+    one, other = store.battles()
+    assert other == one._replace(seq=other.seq, battle=vote.battle.id)
+    turns = [
+        [replace(turn, id=0, conversation="", parent=None, time=0) for turn in store.turns(battle)]
+        for battle in (pair.id, vote.battle.id)
+    ]
+    assert turns[0] == turns[1]
+    assert store.verify(vote.head).ok
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"winner": "left"}, "'left' is none of"),
+        ({"b": ()}, "side b has not answered"),
+        ({"model_b": "cedar"}, "'cedar' is not in the store"),
+        ({"person": 9}, "person 9 is not in the store"),
+        ({"at": -1.0}, "not seconds since 1970"),
+    ],
+)
+def test_a_battle_in_one_piece_is_kept_whole_or_not_at_all(
+    shared: Store, wrong: dict[str, object], told: str
+) -> None:
+    reply = [Said(message=said("assistant", "Yes."))]
+    given = {"person": 1, "opening": [said("user", "Whole?")], "model_a": "amber-1", "model_b": "birch-2"}
+    given |= {"probability": 1, "consent": "rate", "a": reply, "b": reply, "winner": "tie", **wrong}
+    before, head = shared.conversations(), shared.head()
+    with pytest.raises(InputError, match=told):
+        shared.add_battle(**given)  # type: ignore[arg-type]
+    assert (shared.conversations(), shared.head()) == (before, head)
+
+
+def test_a_chat_is_told_of_a_model_that_is_not_known(shared: Store) -> None:
+    chat = shared.start_chat(1, [said("user", "Hello")], consent="none")
+    with pytest.raises(InputError, match="'cedar' is not in the store; add_model"):
+        shared.say(chat, said("assistant", "Hi"), model="cedar")
 
 
 def test_erasing_a_person_takes_the_name_and_the_words(store: Store, fight: Fight) -> None:

@@ -1,7 +1,8 @@
-"""`whorl arena verify | export`, `whorl backup`, `whorl restore`, as a person calls them."""
+"""`whorl arena verify | export | erase | people`, `whorl backup`, `whorl restore`, as a person calls them."""
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from whorl.arena.store import Pairing, Store
+from whorl.base.errors import InputError
+from whorl.base.nouns import Message
 from whorl.cli.main import main
 
 Fight = Callable[..., Pairing]
@@ -78,3 +81,83 @@ def test_export_backup_and_restore(
     assert code == 0 and json.loads(out)["votes"] == 1
     code, out, _ = run(capsys, "arena", "verify", "--store", f"{there}/arena/arena.sqlite")
     assert code == 0 and "1 votes" in out
+
+
+def test_erase_says_what_goes_asks_and_leaves_a_chain_that_verifies(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fight: Fight
+) -> None:
+    with Store.open(workspace / "arena" / "arena.sqlite") as store:
+        [battle] = (one.id for one in store.conversations())
+        store.start_chat(1, [Message(role="user", content=("Flax?",))], consent="none")
+        bob = store.add_person("bob")
+        store.start_chat(bob.id, [Message(role="user", content=("Wool?",))], consent="none")
+    for answer, told in (("n\n", "1 conversations with 3 messages go for good (1 votes stay"), ("", "--yes")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        code, _, err = run(capsys, "arena", "erase", battle)
+        assert code == 2 and told in err and "nothing was erased" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    code, out, err = run(capsys, "arena", "erase", battle)
+    assert code == 0 and "3 messages; 1 votes, whole" in out and "backups and exports" in err
+    head = out.splitlines()[-1].removeprefix("head ")
+    assert run(capsys, "arena", "verify", "--head", head)[0] == 0
+    code, out, _ = run(capsys, "arena", "erase", "--person", "ann", "--yes", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["conversations"], told["turns"], told["votes"]) == (1, 1, 0)  # the other was gone
+    with Store.open(workspace / "arena" / "arena.sqlite") as store:
+        assert [person.name for person in store.people()] == ["erased-1", "bob"]
+        assert [one.person for one in store.conversations() if one.erased is None] == [bob.id]
+        assert store.verify(told["head"]).erased == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "one of the two"),
+        (("x", "--person", "ann"), "one of the two"),
+        (("--person", "anne", "--yes"), "did you mean ann?"),
+        (("nothing", "--yes"), "'nothing' is not in the store"),
+        (("nothing", "--json"), "say --yes too"),
+    ],
+)
+def test_erase_refuses_what_it_cannot_find(
+    workspace: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    code, _, err = run(capsys, "arena", "erase", *words)
+    assert code == 2 and said in err and err.count("\n") == 1
+    with Store.open(workspace / "arena" / "arena.sqlite") as store:
+        assert store.verify().erased == 0
+
+
+def test_people_are_listed_added_and_given_new_tokens(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "arena", "people", "add", "Zoë", "--role", "admin")
+    first = out.strip()
+    assert code == 0 and "this once" in err and first not in err
+    code, out, _ = run(capsys, "arena", "people", "token", "Zoë", "--json")
+    second = json.loads(out)["token"]
+    with Store.open(workspace / "arena" / "arena.sqlite") as store:
+        assert store.sign_in("Zoë", second).role == "admin"
+        with pytest.raises(InputError, match="wrong"):
+            store.sign_in("Zoë", first)
+    code, out, _ = run(capsys, "arena", "people", "list")
+    assert code == 0 and out.splitlines() == ["   1  voter  ann", "   2  admin  Zoë"]
+    assert json.loads(run(capsys, "arena", "people", "list", "--json")[1])[1]["name"] == "Zoë"
+    for words, said in (
+        (("add", "ann"), "is in the store already"),
+        (("add", "erased-7"), "give another"),
+        (("add", " "), "needs a name"),
+        (("token", "Zoe"), "did you mean Zoë"),
+    ):
+        code, out, err = run(capsys, "arena", "people", *words)
+        assert code == 2 and said in err and not out
+
+
+def test_the_first_person_makes_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHORL_WORKSPACE", str(tmp_path))
+    assert run(capsys, "arena", "people", "list")[0] == 2 and not list(tmp_path.iterdir())
+    assert run(capsys, "arena", "people", "add", "ann")[0] == 0
+    assert "ann" in run(capsys, "arena", "people", "list")[1]

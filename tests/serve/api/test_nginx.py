@@ -22,8 +22,7 @@ import uvicorn
 
 from tests.serve.api.conftest import Server, serving
 from tests.serve.api.test_robust import BODY, LONG, answers_right, wait_until_idle
-from whorl.serve.api.server import http_settings
-from whorl.serve.config import ServeConfig
+from whorl.serve.api.listening import http_settings
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -291,7 +290,7 @@ def test_forwarded_headers_are_believed_of_the_trusted_proxy_alone(
 ) -> None:
     """The server's own HTTP settings, with an application that shows what they make of the headers."""
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # uvicorn's own variable does not open a back door
-    server = uvicorn.Server(http_settings(whoami, ServeConfig(models=("m",), trusted_proxy=trusted)))
+    server = uvicorn.Server(http_settings(whoami, trusted_proxy=trusted, drain_seconds=5))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

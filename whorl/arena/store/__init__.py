@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from whorl.arena.store.backup import backup_workspace, restore_workspace
     from whorl.arena.store.exporting import ExportReport, export
+    from whorl.arena.store.live import LiveVotes
     from whorl.arena.store.records import (
         BattleVote,
         Conversation,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         Pairing,
         Person,
         Preference,
+        Said,
         Turn,
         Vote,
     )
@@ -32,16 +34,19 @@ PUBLIC = {
     "Vote": "records",
     "BattleVote": "records",
     "Preference": "records",
+    "Said": "records",
     "Head": "records",
     "Verification": "verification",
+    "LiveVotes": "live",
     "export": "exporting",
     "ExportReport": "exporting",
     "backup_workspace": "backup",
     "restore_workspace": "backup",
 }
 __all__ = [
-    "BattleVote", "Conversation", "ExportReport", "Head", "Model", "Pairing", "Person", "Preference",
-    "Store", "Turn", "Verification", "Vote", "backup_workspace", "export", "restore_workspace",
+    "BattleVote", "Conversation", "ExportReport", "Head", "LiveVotes", "Model", "Pairing", "Person",
+    "Preference", "Said", "Store", "Turn", "Verification", "Vote", "backup_workspace", "export",
+    "restore_workspace",
 ]  # fmt: skip
 
 

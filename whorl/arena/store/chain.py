@@ -14,6 +14,7 @@ import json
 import math
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -45,16 +46,19 @@ def content_digest(salt: str, body: str) -> str:
     return hmac.new(bytes.fromhex(salt), body.encode("utf-8"), hashlib.sha256).hexdigest()
 
 
+# Statements of the busy paths are made once: building one takes as long as running it.
+LAST = sa.select(log.c.seq, log.c.hash, log.c.recorded).order_by(log.c.seq.desc()).limit(1)
+ADD_ENTRY = sa.insert(log)
+
+
 def head(connection: Connection) -> Head:
-    row = connection.execute(sa.select(log.c.seq, log.c.hash).order_by(log.c.seq.desc()).limit(1)).first()
+    row = connection.execute(LAST).first()
     return Head(row.seq, row.hash) if row else START
 
 
 def append(connection: Connection, kind: str, subject: str, body: dict[str, Any]) -> Head:
     """Add a row at the end. The caller holds the CHAIN lock."""
-    row = connection.execute(
-        sa.select(log.c.seq, log.c.hash, log.c.recorded).order_by(log.c.seq.desc()).limit(1)
-    ).first()
+    row = connection.execute(LAST).first()
     seq, previous, last = (row.seq, row.hash, row.recorded) if row else (0, "", 0)
     entry: dict[str, Any] = {
         "seq": seq + 1,
@@ -65,12 +69,13 @@ def append(connection: Connection, kind: str, subject: str, body: dict[str, Any]
         "previous": previous,
     }
     digest = entry_hash(**entry)
-    connection.execute(sa.insert(log).values(**entry, hash=digest))
+    connection.execute(ADD_ENTRY, {**entry, "hash": digest})
     return Head(seq + 1, digest)
 
 
-def add_content(connection: Connection, conversation: str, value: dict[str, Any], what: str) -> int:
-    """Keep a message or trace with a fresh salt; its number. `what` names it in errors."""
+def sealed(conversation: str, value: dict[str, Any], what: str) -> dict[str, Any]:
+    """A message or trace as a row of contents, with a fresh salt. `what` names it in errors. Needs no
+    look into the store: done before a transaction, nobody waits for it."""
     try:
         body = canonical(value)
         size = len(body.encode("utf-8"))
@@ -82,9 +87,17 @@ def add_content(connection: Connection, conversation: str, value: dict[str, Any]
     if size > LARGEST_CONTENT:
         raise InputError(f"{what} is {size >> 20} MB, more than {LARGEST_CONTENT >> 20} MB; shorten it")
     salt = secrets.token_hex(16)
-    row = {"conversation": conversation, "digest": content_digest(salt, body), "salt": salt, "body": body}
-    number: int = connection.execute(sa.insert(contents).values(row).returning(contents.c.id)).scalar_one()
-    return number
+    return {"conversation": conversation, "digest": content_digest(salt, body), "salt": salt, "body": body}
+
+
+ADD_CONTENTS = sa.insert(contents).returning(contents.c.id, contents.c.digest)
+
+
+def add_contents(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
+    """Keep what was sealed, all in one statement; the numbers, in the rows' order."""
+    made = connection.execute(ADD_CONTENTS, rows if len(rows) > 1 else rows[0])
+    numbers = {row.digest: row.id for row in made}  # salted, so no two are alike
+    return [numbers[row["digest"]] for row in rows]
 
 
 def check_text(text: str, what: str) -> None:

@@ -30,6 +30,9 @@ DIALECTS = ("sqlite", "postgresql")
 # Names of PostgreSQL's advisory locks: numbers that nobody else should use in this database.
 CHAIN, PROMPTS, SCHEMA = 0x77686F726C01, 0x77686F726C02, 0x77686F726C03
 
+SYNC = sa.select(sa.func.pg_logical_emit_message(True, "whorl", ""))
+UNSYNCED = "whorl_unsynced"  # in a connection's `info`: its commit is still to be synced
+
 
 class Database:
     """A store's database. `read` and `write` give a connection inside a transaction.
@@ -63,32 +66,36 @@ class Database:
                 yield connection
 
     @contextmanager
-    def write(self, *, locked: bool = False) -> Iterator[Connection]:
-        """A transaction; when the block has ended well, what it wrote is on disk. `locked` is for one
-        that takes a lock others wait for.
-
-        PostgreSQL holds locks until a commit is on disk, which would let one writer through a sync.
-        So a locked transaction is committed in memory first, then synced without the lock, together
-        with whoever else is at that point: its record lies before the sync's own.
-        """
+    def write(self) -> Iterator[Connection]:
+        """A transaction; when the block has ended well, what it wrote is on disk."""
         if self.sqlite:
             with self.faults(), self._group.write() as connection:
                 yield connection
             return
         with self.faults(), self.engine.connect() as connection:
+            connection.info.pop(UNSYNCED, None)
             with connection.begin():
-                if locked:
-                    connection.execute(sa.text("SET LOCAL synchronous_commit = off"))
                 yield connection
-            if locked:
-                with connection.begin():  # any record will do; this one says nothing
-                    connection.execute(sa.select(sa.func.pg_logical_emit_message(True, "whorl", "")))
+            if connection.info.pop(UNSYNCED, False):  # any record will do; this one says nothing
+                connection.execution_options(isolation_level="AUTOCOMMIT").execute(SYNC)
 
     def lock(self, connection: Connection, name: int) -> None:
         """Be the only one under `name` (CHAIN, PROMPTS or SCHEMA) until the transaction ends.
-        SQLite's writers are alone anyway."""
-        if not self.sqlite:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(name)))
+        SQLite's writers are alone anyway.
+
+        PostgreSQL holds locks until a commit is on disk, which would let one writer through a sync.
+        So where others wait for CHAIN or PROMPTS the transaction is committed in memory, then synced
+        without the lock, together with whoever else is at that point: its record lies before the
+        sync's own.
+        """
+        if self.sqlite:
+            return
+        wait = f"SELECT pg_advisory_xact_lock({name})"
+        if name == SCHEMA:
+            connection.exec_driver_sql(wait)
+        else:
+            connection.info[UNSYNCED] = True
+            connection.exec_driver_sql(f"SET LOCAL synchronous_commit = off; {wait}")
 
     def scrub(self) -> None:
         """Take what was erased out of the files as well, as far as the database lets us."""
@@ -96,11 +103,14 @@ class Database:
             with self.faults(), self.engine.connect() as connection:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.execute(
-                    sa.text("VACUUM arena_contents, arena_people, arena_prompts, arena_prompt_keys")
+                    sa.text(
+                        "VACUUM arena_contents, arena_conversations, arena_people, arena_prompts,"
+                        " arena_prompt_keys, arena_prompt_bands"
+                    )
                 )
             return
         # secure_delete wrote zeros into the pages; now the log of pages goes, once nobody reads it.
-        with self._group.lock, self.faults(), self.engine.connect() as connection:
+        with self._group.alone(), self.faults(), self.engine.connect() as connection:
             raw = connection.connection.cursor()
             raw.execute(f"PRAGMA busy_timeout={SCRUB_SECONDS * 1000}")
             busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -115,6 +125,8 @@ class Database:
             yield
         except sa.exc.DBAPIError as error:
             raise _explained(error, str(self)) from error
+        except (UnicodeEncodeError, OverflowError) as error:  # the drivers', of what they are given
+            raise InputError(f"store {self}: no database keeps this: {error}") from error
         except sqlite3.Error as error:
             raise _in_words(" ".join(str(error).split()), str(self)) from error
         except sa.exc.TimeoutError as error:
@@ -221,6 +233,8 @@ def use_write_ahead_log(database: Database) -> None:
 
 def _explained(error: sa.exc.DBAPIError, where: str) -> Exception:
     said = " ".join(str(error.orig).split())
+    if isinstance(error, sa.exc.DataError):
+        return InputError(f"store {where}: the database cannot keep this: {said}")
     if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError):
         return DataError(f"store {where}: the database refused: {said}")
     return _in_words(said, where)

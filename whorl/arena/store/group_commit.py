@@ -111,6 +111,14 @@ class GroupCommit:
         if batch.error is not None:
             raise batch.error
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Between two transactions: what was begun is committed, and nobody begins."""
+        with self.lock:
+            if self._batch is not None:  # its last writer saw us waiting and left the commit to us
+                self._end(self._batch)
+            yield
+
     def _join(self) -> _Batch:
         if self._batch is None:
             connection = self._engine.connect()

@@ -102,9 +102,14 @@ def refuse_none(database: Database) -> None:
 def enter(database: Database, connection: Connection, wanted: str) -> None:
     """A writer's first step: no migration may run beside it, nor have run since the store was opened.
     Taken before any other lock, so that writers and a migration never wait for each other."""
-    if not database.sqlite:
-        connection.execute(sa.text(f"LOCK TABLE {VERSION_TABLE} IN ROW SHARE MODE"))
-    found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one()
+    query = f"SELECT version_num FROM {VERSION_TABLE}"
+    if database.sqlite:
+        found = connection.exec_driver_sql(query).scalar_one()
+    else:  # one journey for both; SQLAlchemy looks at the first statement's result alone
+        sent = connection.exec_driver_sql(f"SELECT 1; LOCK TABLE {VERSION_TABLE} IN ROW SHARE MODE; {query}")
+        while sent.cursor.nextset():
+            pass
+        (found,) = sent.cursor.fetchone() or ("",)
     if found != wanted:
         raise refusal(database, found)
 

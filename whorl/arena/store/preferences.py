@@ -24,7 +24,7 @@ def add_thumb(connection: Connection, turn: int, value: int, *, person: int, rea
     conversation = _reply(connection, turn, person)
     content = None
     if reason:
-        content = chain.add_content(connection, conversation, {"reason": reason}, "reason")
+        content = _keep(connection, conversation, {"reason": reason}, "reason")
     return _add(connection, conversation, turn, person, "thumb", value, content)
 
 
@@ -35,7 +35,7 @@ def add_better(connection: Connection, turn: int, message: Message, *, person: i
     if not message.content and not message.tool_calls:
         raise InputError("a better reply has no words; write it or leave it")
     conversation = _reply(connection, turn, person)
-    content = chain.add_content(connection, conversation, message.to_openai(), "better reply")
+    content = _keep(connection, conversation, message.to_openai(), "better reply")
     return _add(connection, conversation, turn, person, "better", 0, content)
 
 
@@ -45,13 +45,17 @@ def _reply(connection: Connection, turn: int, person: int) -> str:
     if row is None:
         raise InputError(f"turn {turn} is not in the store")
     held = talks.hold(connection, row.conversation)
-    if held.kind == "battle":
+    if held.battle is not None:
         raise InputError(f"turn {turn} is of a battle; vote on that instead")
     if row.role != "assistant":
         raise InputError(f"turn {turn} is a {row.role} message; only replies are judged")
     if held.person != person:
         raise InputError(f"turn {turn} is of another person's conversation")
     return held.id
+
+
+def _keep(connection: Connection, conversation: str, value: dict[str, Any], what: str) -> int:
+    return chain.add_contents(connection, [chain.sealed(conversation, value, what)])[0]
 
 
 def _add(

@@ -38,9 +38,13 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
+    """Who votes. `stamp` is a short digest of the sign-in token's hash, empty without a token: a session
+    that was opened under another stamp has ended."""
+
     id: int
     name: str
     role: Role = "voter"
+    stamp: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,7 @@ class Conversation:
     started: float
     erased: float | None = None
     tools: tuple[dict[str, Any], ...] = ()  # what the models may call, in OpenAI's form
+    title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,15 @@ class Turn:
     weight_version: str = ""
     trace: Mapping[str, Any] | None = None
     time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """A message on its way into the store. `trace` is the server's record of a reply."""
+
+    message: Message
+    weight_version: str = ""
+    trace: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,8 @@ conversations = Table(
     Column("prompt", BigInteger),  # of arena_prompts, until no conversation needs that any more
     Column("started", BigInteger, nullable=False),
     Column("erased", BigInteger),
-    Index("arena_conversations_person", "person"),
+    Column("title", Text, nullable=False, server_default=text("''")),  # words: goes when the rest goes
+    Index("arena_conversations_started", "person", "started"),
     Index("arena_conversations_prompt", "prompt"),
 )
 

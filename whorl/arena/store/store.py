@@ -1,30 +1,25 @@
 """`Store`: the one object the studio, the command and the ratings speak to.
 
-Every method is one transaction. A method that has returned has its row on disk; one that has raised
-has changed nothing. A store may be used by many threads, and by many processes that each open it.
+Every method but `erase_person` is one transaction. A method that has returned has its row on disk; one
+that has raised has changed nothing. A store may be used by many threads, and by many processes that each
+open it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 import os
-import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from whorl.arena.store import chain, preferences, prompts, talks, verification, votes
+from whorl.arena.store import chain, people, preferences, prompts, saying, talks, verification, votes
 from whorl.arena.store.database import CHAIN, PROMPTS, Database
 from whorl.arena.store.migrate import enter, migrate, newest, refuse_none
 from whorl.arena.store.records import (
-    ROLES,
     BattleVote,
     Consent,
     Conversation,
@@ -33,19 +28,20 @@ from whorl.arena.store.records import (
     Pairing,
     Person,
     Preference,
+    Purpose,
     Role,
+    Said,
     Side,
     Turn,
     Vote,
     Winner,
 )  # fmt: skip
-from whorl.arena.store.schema import conversations, log, models, people
+from whorl.arena.store.schema import log
 from whorl.base.errors import InputError
 from whorl.base.nouns import Message
 
 FORMAT = 1
 TRAIN_SHARE = 0.5
-ERASED_NAME = "erased-{}"
 
 
 def default_store(workspace: str | Path | None = None) -> Path:
@@ -103,13 +99,18 @@ class Store:
 
     @contextmanager
     def _write(self, *locks: int) -> Iterator[Connection]:
-        """A transaction under `locks`, in the order PROMPTS, CHAIN; refused where a newer whorl has
-        migrated the store meanwhile."""
-        with self.database.write(locked=bool(locks)) as connection:
+        """A transaction, under `locks`; refused where a newer whorl has migrated the store meanwhile.
+
+        Whoever takes several things in PostgreSQL takes them in this order: conversations, PROMPTS,
+        CHAIN, a prompt's row. So nobody waits for one who waits for them."""
+        with self.database.write() as connection:
             enter(self.database, connection, self.revision)
-            for lock in locks:
-                self.database.lock(connection, lock)
+            self._lock(connection, *locks)
             yield connection
+
+    def _lock(self, connection: Connection, *locks: int) -> None:
+        for lock in locks:
+            self.database.lock(connection, lock)
 
     def _open_log(self, train_share: float | None) -> Mapping[str, Any]:
         """The settings in the log's first row, written when the store is made."""
@@ -136,63 +137,41 @@ class Store:
         self, name: str, *, address: str = "", aliases: Sequence[str] = (), active: bool = True
     ) -> Model:
         """Make a model known, or change what is known of it; its name stays for ever."""
-        if not name.strip():
-            raise InputError("a model needs a name")
-        row = {"address": address, "aliases": json.dumps(list(aliases)), "active": active}
         with self._write() as connection:
-            changed = connection.execute(sa.update(models).where(models.c.name == name).values(row))
-            if not changed.rowcount:
-                added = chain.microseconds(time.time())
-                connection.execute(sa.insert(models).values(name=name, added=added, **row))
-        return Model(name=name, address=address, aliases=tuple(aliases), active=active)
+            return people.put_model(connection, name, address, aliases, active)
 
     def models(self) -> list[Model]:
         with self.database.read() as connection:
-            rows = connection.execute(sa.select(models).order_by(models.c.name)).all()
-        return [
-            Model(
-                name=row.name, address=row.address, aliases=tuple(json.loads(row.aliases)), active=row.active
-            )
-            for row in rows
-        ]
+            return people.read_models(connection)
 
     def add_person(self, name: str, *, role: Role = "voter") -> Person:
         """A new person; InputError where the name is taken."""
-        if not name.strip():
-            raise InputError("a person needs a name")
-        if role not in ROLES:
-            raise InputError(f"role {role!r} is none of {', '.join(ROLES)}")
-        with self._write(PROMPTS) as connection:  # two of one name at once: the second is told
-            if connection.execute(sa.select(people.c.id).where(people.c.name == name)).first():
-                raise InputError(f"person {name!r} is in the store already")
-            row = {"name": name, "role": role, "added": chain.microseconds(time.time())}
-            number = connection.execute(sa.insert(people).values(row).returning(people.c.id)).scalar_one()
-        return Person(id=number, name=name, role=role)
+        with self._write(PROMPTS) as connection:
+            return people.add(connection, name, role)
 
     def people(self) -> list[Person]:
         with self.database.read() as connection:
-            rows = connection.execute(sa.select(people).order_by(people.c.id)).all()
-        return [Person(id=row.id, name=row.name, role=row.role) for row in rows]
+            return people.read(connection)
+
+    def person(self, person: int) -> Person | None:
+        """The person of that number; None for one who is not there. A session that was opened under
+        another `stamp` than this has ended: the token was renewed, or the person erased."""
+        with self.database.read() as connection:
+            return people.read_one(connection, person)
+
+    def set_role(self, person: int, role: Role) -> None:
+        with self._write() as connection:
+            people.set_role(connection, person, role)
 
     def new_token(self, person: int) -> str:
         """A fresh sign-in token in place of the old one. Only its hash is kept: show it once."""
-        token = secrets.token_urlsafe(24)
         with self._write() as connection:
-            done = connection.execute(
-                sa.update(people).where(people.c.id == person).values(token=_hashed(token))
-            )
-        if not done.rowcount:
-            raise InputError(f"person {person} is not in the store; add_person makes one")
-        return token
+            return people.renew_token(connection, person)
 
     def sign_in(self, name: str, token: str) -> Person:
         """The person of that name and token. InputError says not which of the two was wrong."""
         with self.database.read() as connection:
-            row = connection.execute(sa.select(people).where(people.c.name == name)).first()
-        kept = row.token if row is not None and row.token else ""
-        if not hmac.compare_digest(kept, _hashed(token)) or row is None:
-            raise InputError("name or token is wrong; ask an admin for a new token")
-        return Person(id=row.id, name=row.name, role=row.role)
+            return people.sign_in(connection, name, token)
 
     # -- conversations -----------------------------------------------------------------------------
 
@@ -207,13 +186,14 @@ class Store:
         """A conversation with one model, seen by name; its id. `opening` is what comes before the
         first reply: a system message if there is one, and the person's. `tools` are what the model may
         call, in OpenAI's form."""
+        begun = saying.open_conversation(person, "chat", opening, consent, tools)
         prompt = prompts.prepare(opening)
-        with self._write(PROMPTS) as connection:
-            place = self._place(connection, prompt, "train") if consent == "train" else None
-            number = talks.begin(connection, person, "chat", consent, place, tools)
-            for message in opening:
-                talks.say(connection, number, message)
-        return number
+        with self._write() as connection:
+            if consent == "train":
+                self._begin(connection, begun, prompt, "train")
+            else:
+                saying.begin(connection, begun, None)
+        return str(begun.row["id"])
 
     def start_battle(
         self,
@@ -228,16 +208,27 @@ class Store:
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> Pairing:
         """A conversation with two unnamed models. `probability` is that with which this pair was drawn."""
+        begun = saying.open_battle(person, opening, consent, tools, (model_a, model_b), probability, category)
         prompt = prompts.prepare(opening)
-        with self._write(PROMPTS) as connection:
-            place = self._place(connection, prompt, None)
-            number = talks.begin(connection, person, "battle", consent, place, tools)
-            pair = talks.begin_battle(connection, number, (model_a, model_b), probability, category, place)
-            for message in opening:
-                talks.say(connection, number, message)
-        return pair
+        with self._write() as connection:
+            place = self._begin(connection, begun, prompt, None)
+            return saying.begin_battle(connection, begun, place)
 
-    def _place(self, connection: Connection, prompt: prompts.Prompt, founder: Any) -> prompts.Place:
+    def _begin(
+        self, connection: Connection, begun: saying.Opening, prompt: prompts.Prompt, founder: Purpose | None
+    ) -> prompts.Place:
+        """Keep a conversation whose prompt has a place; the lock is taken last and for a new one only."""
+        place = prompts.find(connection, prompt)
+        saying.begin(connection, begun, place)
+        if place is None:
+            self._lock(connection, PROMPTS)
+            place = self._place(connection, prompt, founder)
+            saying.set_prompt(connection, begun.row["id"], place)
+        return place
+
+    def _place(
+        self, connection: Connection, prompt: prompts.Prompt, founder: Purpose | None
+    ) -> prompts.Place:
         return prompts.place(connection, prompt, train_share=self.settings["train_share"], founder=founder)
 
     def say(
@@ -254,11 +245,21 @@ class Store:
         """Add a turn behind `parent` (0: as a new beginning), or behind the last one; its number.
 
         In a battle `side` says whose reply it is. `trace` is the server's record of the reply."""
+        said = Said(message=message, weight_version=weight_version, trace=trace)
+        drafted = saying.draft(conversation, said, side)
         with self._write() as connection:
-            return talks.say(
-                connection, conversation, message, side=side, parent=parent, model=model,
-                weight_version=weight_version, trace=trace,
-            )  # fmt: skip
+            return saying.say(connection, drafted, parent=parent, model=model)
+
+    def answer(self, battle: str, *, a: Sequence[Said] = (), b: Sequence[Said] = ()) -> dict[Side, list[int]]:
+        """Add what both sides of a battle replied (with tools it is more than one message); the turns'
+        numbers by side. The same as `say` for each, in one transaction."""
+        given: dict[Side, Sequence[Said]] = {"a": a, "b": b}
+        sides = {side: saying.draft_side(battle, said, side) for side, said in given.items() if said}
+        if not sides:
+            raise InputError(f"battle {battle}: there is no answer to keep; give a, b or both")
+        with self._write() as connection:
+            made = saying.answer(connection, battle, sides)
+        return dict(zip(sides, made, strict=True))
 
     def turns(self, conversation: str) -> list[Turn]:
         """All turns of a conversation, oldest first, branches too; InputError for an unknown one."""
@@ -270,23 +271,51 @@ class Store:
         with self.database.read() as connection:
             return talks.head(connection, conversation)
 
-    def conversations(self, *, person: int | None = None, kind: str | None = None) -> list[Conversation]:
-        """Heads of conversations, the newest first."""
-        query = talks.heads().order_by(conversations.c.started.desc(), conversations.c.id)
-        if person is not None:
-            query = query.where(conversations.c.person == person)
-        if kind is not None:
-            query = query.where(conversations.c.kind == kind)
+    def conversations(
+        self,
+        *,
+        person: int | None = None,
+        kind: Literal["chat", "battle"] | None = None,
+        erased: bool | None = None,
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> list[Conversation]:
+        """Heads of conversations, the newest first: the first `limit`, or those that follow the
+        conversation `before`, the last of the page above. `erased` False leaves tombstones out."""
         with self.database.read() as connection:
-            return [talks.as_conversation(row) for row in connection.execute(query)]
+            return talks.read_heads(connection, person, kind, erased, limit, before)
 
-    def search(self, person: int, words: str, *, limit: int = 50) -> list[Turn]:
-        """Turns of a person's conversations whose text holds `words`, the newest first. Case does not
-        count; in SQLite it does beyond ASCII."""
+    def rename_conversation(self, conversation: str, title: str) -> None:
+        """Give a conversation a title: one line of up to 200 characters. It goes when the rest goes."""
+        title = talks.as_title(title)
+        with self._write() as connection:
+            talks.rename(connection, conversation, title)
+
+    def turn(self, turn: int) -> Turn:
+        with self.database.read() as connection:
+            return talks.read_turn(connection, turn)
+
+    def path(self, turn: int) -> list[Turn]:
+        """The turns from the first one to `turn`, by their parents: one branch, as a model sees it."""
+        with self.database.read() as connection:
+            conversation = talks.read_turn(connection, turn).conversation
+            return talks.path(talks.read_turns(connection, conversation), turn)
+
+    def search(
+        self,
+        person: int,
+        words: str,
+        *,
+        kind: Literal["chat", "battle"] | None = None,
+        limit: int = 50,
+        before: int | None = None,
+    ) -> list[Turn]:
+        """Turns of a person's conversations whose text holds `words`, the newest first; `before` is the
+        last turn of the page above. Case does not count; in SQLite it does beyond ASCII."""
         if not words.strip():
             raise InputError("there is nothing to search for; give a word")
         with self.database.read() as connection:
-            return talks.search(connection, person, words, limit)
+            return talks.search(connection, person, words, kind=kind, limit=limit, before=before)
 
     def battle(self, battle: str) -> Pairing:
         with self.database.read() as connection:
@@ -302,8 +331,43 @@ class Store:
         `person`, where given, must be the one who asked; `at` is when it was cast (now). InputError for
         an unknown battle, one that has its vote, or one where a side has not answered.
         """
-        with self._write(CHAIN) as connection:
-            return votes.cast(connection, battle, winner, person=person, at=at)
+        with self._write() as connection:
+            ballot = votes.fill(connection, battle, winner, person=person, at=at)
+            self._lock(connection, CHAIN)
+            return votes.cast(connection, ballot)
+
+    def add_battle(
+        self,
+        person: int,
+        opening: Sequence[Message],
+        *,
+        model_a: str,
+        model_b: str,
+        probability: float,
+        consent: Consent,
+        a: Sequence[Said],
+        b: Sequence[Said],
+        winner: Winner,
+        category: str = "",
+        tools: Sequence[Mapping[str, Any]] = (),
+        at: float | None = None,
+    ) -> Vote:
+        """A battle whose answers and vote are there already, as a scripted judge's are: `start_battle`,
+        `answer` and `vote` in one transaction."""
+        begun = saying.open_battle(person, opening, consent, tools, (model_a, model_b), probability, category)
+        number, prompt = begun.row["id"], prompts.prepare(opening)
+        said = (saying.draft_side(number, a, "a"), saying.draft_side(number, b, "b"))
+        with self._write() as connection:
+            last = saying.begin(connection, begun, None)[-1]
+            chains = [saying.Chain(last, model_a, said[0]), saying.Chain(last, model_b, said[1])]
+            saying.add_turns(connection, chains)
+            self._lock(connection, PROMPTS)
+            place = self._place(connection, prompt, None)
+            saying.set_prompt(connection, number, place)
+            saying.begin_battle(connection, begun, place)
+            ballot = votes.fill(connection, number, winner, person=person, at=at)
+            self._lock(connection, CHAIN)
+            return votes.cast(connection, ballot)
 
     def battles(
         self,
@@ -342,31 +406,43 @@ class Store:
 
     def set_consent(self, conversation: str, consent: Consent) -> Head:
         """From now on; boards of the past stay as they were."""
+        saying.check_consent(consent)
         prompt = None
         if consent == "train":
             said = [turn.message for turn in self.turns(conversation) if turn.message is not None]
             prompt = prompts.prepare(said) if said else None
-        with self._write(PROMPTS, CHAIN) as connection:
+        with self._write() as connection:
+            talks.hold(connection, conversation)
+            self._lock(connection, PROMPTS)
             place = self._place(connection, prompt, "train") if prompt else None
+            self._lock(connection, CHAIN)
             return votes.set_consent(connection, conversation, consent, place)
 
     def erase(self, conversation: str) -> Head:
         """Take away what was said, for good: from the tables and from the database's files. The vote
         stays, without words. Backups made before still hold them."""
-        with self._write(PROMPTS, CHAIN) as connection:
+        with self._write() as connection:
+            talks.hold(connection, conversation)
+            self._lock(connection, PROMPTS, CHAIN)
             end = votes.erase(connection, conversation)
         self.database.scrub()
         return end
 
-    def erase_person(self, person: int) -> None:
-        """Erase all conversations of a person, and the name."""
-        for held in self.conversations(person=person):
-            if held.erased is None:
-                self.erase(held.id)
-        row = {"name": ERASED_NAME.format(person), "token": None, "role": "voter"}
+    def erase_person(self, person: int) -> Head:
+        """Erase all conversations of a person, the name and the token. Three transactions, so that a
+        person's row is never held beside others': token, words, name. Killed between, call it again."""
         with self._write() as connection:
-            connection.execute(sa.update(people).where(people.c.id == person).values(row))
+            people.sign_out(connection, person)
+        with self._write() as connection:
+            left = talks.hold_all(connection, person)
+            self._lock(connection, PROMPTS, CHAIN)
+            for conversation in left:
+                votes.erase(connection, conversation)
+            end = chain.head(connection)
+        with self._write() as connection:
+            people.forget(connection, person)
         self.database.scrub()
+        return end
 
     def thumb(self, turn: int, value: int, *, person: int, reason: str = "") -> int:
         """A thumb for a reply in one's own chat: 1, -1, or 0 to take it back."""
@@ -381,8 +457,3 @@ class Store:
     def preferences(self, conversation: str) -> list[Preference]:
         with self.database.read() as connection:
             return preferences.read_preferences(connection, conversation)
-
-
-def _hashed(token: str) -> str:
-    """Tokens are random and long: a plain hash of one tells nothing."""
-    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()

@@ -6,12 +6,12 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from whorl.arena.store import chain, prompts, talks
+from whorl.arena.store import chain, prompts, saying, talks
 from whorl.arena.store.naming import names_itself
 from whorl.arena.store.records import (
     CONSENTS,
@@ -25,7 +25,7 @@ from whorl.arena.store.records import (
     Vote,
     Winner,
 )  # fmt: skip
-from whorl.arena.store.schema import contents, conversations, log, models, turns
+from whorl.arena.store.schema import contents, conversations, log, models
 from whorl.arena.style import style_counts
 from whorl.base.errors import InputError
 
@@ -39,36 +39,69 @@ NOT_TO_RATE: dict[Purpose, str] = {
 }
 
 
-def cast(
+# What a vote's row says beside the turns: read once the battle is held.
+_OF_BATTLE = sa.bindparam("battle", type_=sa.String)
+ABOUT = sa.select(
+    sa.exists().where(log.c.subject == _OF_BATTLE, log.c.kind == "vote").label("voted"),
+    sa.select(contents.c.digest)
+    .join(conversations, conversations.c.tools == contents.c.id)
+    .where(conversations.c.id == _OF_BATTLE)
+    .scalar_subquery()
+    .label("tools"),
+    sa.select(models.c.aliases).where(models.c.name == sa.bindparam("a")).scalar_subquery().label("names_a"),
+    sa.select(models.c.aliases).where(models.c.name == sa.bindparam("b")).scalar_subquery().label("names_b"),
+)
+
+
+class Ballot(NamedTuple):
+    """A vote that may be cast: nothing about its battle changes until the transaction ends."""
+
+    pair: Pairing
+    winner: Winner
+    body: dict[str, Any]
+
+
+def fill(
     connection: Connection, battle: str, winner: Winner, *, person: int | None, at: float | None
-) -> Vote:
-    """Append a vote. The caller holds the CHAIN lock."""
+) -> Ballot:
+    """All of a vote but its place in the log, which others wait for."""
     if winner not in WINNERS:
         raise InputError(f"winner {winner!r} is none of {', '.join(WINNERS)}")
     when = chain.checked_time(at)
-    pair = talks.pairing(connection, battle)
-    held = talks.hold(connection, battle)
+    held = talks.hold(connection, battle, "battle")
+    pair = held.battle
+    assert pair is not None  # else hold had refused it
     if person is not None and person != held.person:
         raise InputError(f"battle {battle} belongs to another person; only who asked may vote")
-    if pair.voted:
+    about = connection.execute(ABOUT, {"battle": battle, "a": pair.model_a, "b": pair.model_b}).one()
+    if about.voted:
         raise InputError(f"battle {battle} has its vote already; a battle is voted on once")
-    said = talks.read_turns(connection, battle)
-    sides = {side: talks.side_of(said, side) for side in ("a", "b")}
+    rows = talks.turn_rows(connection, battle)
+    said = [talks.as_turn(row) for row in rows]
     for side in ("a", "b"):
-        if not any(turn.side == side for turn in sides[side]):
+        if not any(turn.side == side for turn in said):
             raise InputError(f"battle {battle}: side {side} has not answered yet; vote when both have")
-    reason = why_not_rated(connection, pair, said, held.consent)
+    names = {pair.model_a: json.loads(about.names_a), pair.model_b: json.loads(about.names_b)}
+    reason = why_not_rated(pair, said, names, held.consent)
+    covered = [[row.id, row.side, row.role, row.digest, row.trace_digest] for row in rows]
     body: dict[str, Any] = {
         "battle": battle, "model_a": pair.model_a, "model_b": pair.model_b, "winner": winner, "time": when,
         "probability": pair.probability, "voter": held.person, "category": pair.category,
         "cluster": pair.cluster, "purpose": pair.purpose, "consent": held.consent, "reason": reason,
-        "turns": _covered(connection, battle), "tools": tools_digest(connection, battle),
+        "turns": covered, "tools": about.tools,
     }  # fmt: skip
     for side in ("a", "b"):
         replies = [turn for turn in said if turn.side == side and _is_reply(turn)]
         body[f"weights_{side}"] = sorted({turn.weight_version for turn in replies} - {""})
         body[f"style_{side}"] = _style(replies)
-    end = chain.append(connection, "vote", battle, body)
+    return Ballot(pair, winner, body)
+
+
+def cast(connection: Connection, ballot: Ballot) -> Vote:
+    """Append a vote. The caller holds the CHAIN lock."""
+    pair, winner, body = ballot
+    end = chain.append(connection, "vote", pair.id, body)
+    reason = body["reason"]
     return Vote(battle=replace(pair, voted=True), winner=winner, rated=not reason, reason=reason, head=end)
 
 
@@ -76,21 +109,17 @@ def _is_reply(turn: Turn) -> bool:
     return turn.message is not None and turn.message.role == "assistant"
 
 
-def why_not_rated(connection: Connection, pair: Pairing, said: Sequence[Turn], consent: Consent) -> str:
-    """ "" for a vote that counts on the board, or why it does not."""
-    known = _names(connection, (pair.model_a, pair.model_b))
+def why_not_rated(
+    pair: Pairing, said: Sequence[Turn], names: Mapping[str, Sequence[str]], consent: Consent
+) -> str:
+    """ "" for a vote that counts on the board, or why it does not; `names` are the models' aliases."""
     for side, name in (("a", pair.model_a), ("b", pair.model_b)):
         text = "\n".join(turn.message.text for turn in said if turn.side == side and turn.message is not None)
-        for other, names in known.items():
-            if told := names_itself(text, names):
+        for other, aliases in names.items():
+            if told := names_itself(text, [other, *aliases]):
                 whose = "itself" if other == name else "the other"
                 return f"reply {side} names {whose}: {told}"
     return NO_CONSENT if consent == "none" else NOT_TO_RATE[pair.purpose]
-
-
-def _names(connection: Connection, pair: tuple[str, str]) -> dict[str, list[str]]:
-    rows = connection.execute(sa.select(models.c.name, models.c.aliases).where(models.c.name.in_(pair)))
-    return {row.name: [row.name, *json.loads(row.aliases)] for row in rows}
 
 
 def _style(replies: Iterable[Turn]) -> dict[str, int]:
@@ -103,25 +132,6 @@ def _style(replies: Iterable[Turn]) -> dict[str, int]:
     return total
 
 
-def _covered(connection: Connection, battle: str) -> list[list[Any]]:
-    """[turn, side, role, digest, digest of the trace] of every turn: what the vote was about."""
-    traces = contents.alias()
-    query = (
-        sa.select(turns.c.id, turns.c.side, turns.c.role, contents.c.digest, traces.c.digest)
-        .join(contents, contents.c.id == turns.c.content)
-        .outerjoin(traces, traces.c.id == turns.c.trace)
-        .where(turns.c.conversation == battle)
-        .order_by(turns.c.id)
-    )
-    return [list(row) for row in connection.execute(query)]
-
-
-def tools_digest(connection: Connection, conversation: str) -> str | None:
-    query = sa.select(contents.c.digest).join(conversations, conversations.c.tools == contents.c.id)
-    digest: str | None = connection.execute(query.where(conversations.c.id == conversation)).scalar()
-    return digest
-
-
 # -- consent and erasure ---------------------------------------------------------------------------
 
 
@@ -129,9 +139,7 @@ def set_consent(
     connection: Connection, conversation: str, consent: Consent, place: prompts.Place | None
 ) -> Head:
     """Change what may be done with a conversation from now on; `place` is its prompt's where it is to
-    train. The caller holds the CHAIN lock."""
-    talks.check_consent(consent)
-    talks.hold(connection, conversation)
+    train. The caller holds the conversation and the CHAIN lock."""
     row: dict[str, Any] = {"consent": consent}
     if place is not None:
         row["prompt"] = place.prompt
@@ -141,8 +149,7 @@ def set_consent(
 
 def erase(connection: Connection, conversation: str) -> Head:
     """Take away everything that was said in a conversation; the vote and the digests stay. The caller
-    holds the CHAIN and PROMPTS locks."""
-    talks.hold(connection, conversation)
+    holds the conversation and the PROMPTS and CHAIN locks."""
     now = chain.microseconds(time.time())
     connection.execute(
         sa.update(contents).where(contents.c.conversation == conversation).values(salt=None, body=None)
@@ -151,7 +158,7 @@ def erase(connection: Connection, conversation: str) -> Head:
         sa.select(conversations.c.prompt).where(conversations.c.id == conversation)
     ).scalar()
     gone = sa.update(conversations).where(conversations.c.id == conversation)
-    connection.execute(gone.values(erased=now, prompt=None))
+    connection.execute(gone.values(erased=now, prompt=None, title=""))
     if prompt is not None:
         prompts.forget(connection, prompt)
     return chain.append(connection, "erase", conversation, {})
@@ -170,9 +177,9 @@ def read_votes(
     rated: bool | None = None,
 ) -> Iterator[BattleVote]:
     """Votes in the order they came in, as the log knew them at time `at`."""
-    talks.check_consent(consent)
+    saying.check_consent(consent)
     until = chain.microseconds(chain.checked_time(at)) if at is not None else None
-    changes = _consents(connection, until)
+    changes = _consents(connection, until, after)
     least = CONSENTS.index(consent)
     query = (
         sa.select(log.c.seq, log.c.body).where(log.c.kind == "vote", log.c.seq > after).order_by(log.c.seq)
@@ -188,23 +195,29 @@ def read_votes(
         yield vote
 
 
-def _consents(connection: Connection, until: int | None) -> dict[str, Consent]:
-    """Conversation → its consent, where that was changed."""
-    query = sa.select(log.c.subject, log.c.body).where(log.c.kind == "consent").order_by(log.c.seq)
+def _consents(connection: Connection, until: int | None, after: int) -> dict[str, Consent]:
+    """Conversation → its consent, where that was changed. A vote knows of the changes before it."""
+    query = sa.select(log.c.subject, log.c.body).where(log.c.kind == "consent", log.c.seq > after)
     if until is not None:
         query = query.where(log.c.recorded <= until)
-    return {
-        row.subject: chain.parse_body(row.body, "consent")["consent"] for row in connection.execute(query)
-    }
+    return {row.subject: as_consent(row.body) for row in connection.execute(query.order_by(log.c.seq))}
+
+
+def as_consent(body: str) -> Consent:
+    consent: Consent = chain.parse_body(body, "consent")["consent"]
+    return consent
+
+
+def why_not_now(reason: str, consent: Consent, purpose: Purpose) -> str:
+    """Why a vote does not count now, by the `reason` of when it was cast; "" where it counts."""
+    if consent == "none":
+        return reason or NO_CONSENT
+    return NOT_TO_RATE[purpose] if reason == NO_CONSENT else reason  # given afterwards
 
 
 def as_vote(seq: int, body: Mapping[str, Any], changes: Mapping[str, Consent]) -> BattleVote:
     consent: Consent = changes.get(body["battle"], body["consent"])
-    reason = body["reason"]
-    if consent == "none":
-        reason = reason or NO_CONSENT
-    elif reason == NO_CONSENT:  # given afterwards
-        reason = NOT_TO_RATE[body["purpose"]]
+    reason = why_not_now(body["reason"], consent, body["purpose"])
     style = tuple((name, body["style_a"][name], body["style_b"][name]) for name in body["style_a"])
     return BattleVote(
         seq=seq, battle=body["battle"], model_a=body["model_a"], model_b=body["model_b"],

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from whorl.base.errors import InputError
 from whorl.base.progress import say
 from whorl.serve.api.application import app
+from whorl.serve.api.listening import address_of, check_proxying, http_settings, listen
 from whorl.serve.api.served import ServedModel, stated_defaults
 from whorl.serve.clients import OutOfProcess
 from whorl.serve.config import ServeConfig
 from whorl.serve.preparation import Preparers
-
-HEADER_BYTES = 64 << 10
 
 
 async def start_models(config: ServeConfig) -> list[ServedModel]:
@@ -65,47 +62,23 @@ def check(config: ServeConfig) -> None:
     """Mistakes that need no model to be seen, before one is loaded."""
     if not config.models:
         raise InputError("give at least one model directory")
-    for address in config.trusted_proxy:
-        try:
-            ipaddress.ip_network(address, strict=False)
-        except ValueError as error:
-            raise InputError(f"--trusted-proxy {address} is no address or network: {error}") from error
-    if config.root_path and (not config.root_path.startswith("/") or config.root_path.endswith("/")):
-        raise InputError(f"--root-path {config.root_path} begins with / and does not end with it")
+    check_proxying(config.trusted_proxy, config.root_path)
 
 
 async def _serve(config: ServeConfig, ready: Callable[[str], None] | None) -> None:
-    listener = _listen(config.host, config.port)
+    listener = listen(config.host, config.port)
     models = await start_models(config)
     try:
-        host, port = listener.getsockname()[:2]
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}{config.root_path}"
+        host, address = address_of(listener, config.root_path)
         if not ipaddress.ip_address(host).is_loopback and config.api_key_file is None:
             say(f"{host} can be reached from outside and no key is set; see --api-key-file")
         say(f"serving {', '.join(model.name for model in models)} at {address}/v1")
         if ready is not None:
             ready(address)
-        settings = http_settings(app(models, config), config)
+        settings = http_settings(
+            app(models, config), trusted_proxy=config.trusted_proxy, drain_seconds=config.limits.drain_seconds
+        )
         await uvicorn.Server(settings).serve(sockets=[listener])
     finally:
         await close_models(models)
         listener.close()
-
-
-def http_settings(application: ASGIApp, config: ServeConfig) -> uvicorn.Config:
-    """How HTTP is spoken: whose forwarded headers are believed, how long requests may take to end."""
-    return uvicorn.Config(
-        application, log_level="warning", access_log=False, lifespan="off",
-        proxy_headers=bool(config.trusted_proxy), forwarded_allow_ips=list(config.trusted_proxy) or None,
-        server_header=False, h11_max_incomplete_event_size=HEADER_BYTES,
-        timeout_graceful_shutdown=config.limits.drain_seconds,
-    )  # fmt: skip
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket before anything is loaded: a port in use is said at once."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise InputError(f"--host {host} --port {port}: {error.strerror or error}; take another") from error

@@ -1,0 +1,173 @@
+"""The votes for a board that is always up to date: after a vote, only that vote is read.
+
+What was read stays in columns that grow; a change of consent, which lets an old vote count or not, is
+found by the battle it is about. So a board made from here equals one made from the whole log, byte for
+byte, at the cost of what is new (and of the board).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import DTypeLike, NDArray
+
+from whorl.arena.battles import WINNERS, Battles, Labels
+from whorl.arena.store import chain, votes
+from whorl.arena.store.records import CONSENTS, BattleVote, Consent
+from whorl.arena.store.schema import log
+from whorl.arena.store.store import Store
+
+NEWER = (
+    sa.select(log.c.seq, log.c.kind, log.c.subject, log.c.body)
+    .where(log.c.seq > sa.bindparam("after"))
+    .order_by(log.c.seq)
+)
+ROWS_AT_ONCE = 2000
+STYLES = sorted(votes.STYLES)
+
+
+class LiveVotes:
+    """A store's votes, read once. `refresh` before a look; may be used by many threads."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.seq = 0  # of the last row of the log that was read
+        self._lock = threading.Lock()
+        self._cast: list[tuple[BattleVote, str]] = []  # as cast, with the reason of then
+        self._place: dict[str, int] = {}  # battle → its place
+        self._consents: dict[str, Consent] = {}  # where that was changed
+        self._columns = _Columns()
+
+    def refresh(self) -> int:
+        """Read what is new; how many rows of the log that was."""
+        with self._lock, self.store.database.read() as connection:
+            before = self.seq
+            found = connection.execute(
+                NEWER, {"after": before}, execution_options={"yield_per": ROWS_AT_ONCE}
+            )
+            for row in found:
+                if row.kind == "vote":
+                    self._add(row.seq, chain.parse_body(row.body, f"log row {row.seq}"))
+                elif row.kind == "consent":
+                    self._consents[row.subject] = votes.as_consent(row.body)
+                    if (place := self._place.get(row.subject)) is not None:
+                        self._columns.settle(place, self._now(place))
+                self.seq = row.seq
+            return self.seq - before
+
+    def _add(self, seq: int, body: dict[str, Any]) -> None:
+        vote = votes.as_vote(seq, body, {})
+        self._place[vote.battle] = len(self._cast)
+        self._cast.append((vote, body["reason"]))
+        self._columns.add(vote)
+
+    def _now(self, place: int) -> BattleVote:
+        vote, reason = self._cast[place]
+        consent = self._consents.get(vote.battle, vote.consent)
+        reason = votes.why_not_now(reason, consent, vote.purpose)
+        return vote._replace(consent=consent, reason=reason, rated=not reason)
+
+    def rows(self, *, consent: Consent = "rate", rated: bool | None = True) -> list[BattleVote]:
+        """What `Store.battles` gives, as of the last `refresh`."""
+        with self._lock:
+            return [self._now(place) for place in self._columns.chosen(consent, rated)]
+
+    def battles(self, *, consent: Consent = "rate", rated: bool | None = True) -> Battles:
+        """The same in columns, as `Battles.from_rows` makes them: no vote is looked at one by one."""
+        with self._lock:
+            return self._columns.battles(self._columns.chosen(consent, rated))
+
+
+class _Numbers:
+    """A growing column of numbers; room is doubled, so that adding costs the same always."""
+
+    def __init__(self, dtype: DTypeLike, *shape: int) -> None:
+        self._room = np.zeros((64, *shape), dtype=dtype)
+        self._count = 0
+
+    def add(self, value: Any) -> None:
+        if self._count == len(self._room):
+            self._room = np.concatenate([self._room, np.zeros_like(self._room)])
+        self._room[self._count] = value
+        self._count += 1
+
+    @property
+    def values(self) -> NDArray[Any]:
+        return self._room[: self._count]
+
+
+class _Words:
+    """A growing column of words, as numbers in the order of their first coming."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._codes = _Numbers(np.int32)
+        self._sorted: list[str] = []
+
+    def add(self, word: str) -> None:
+        self._codes.add(self._numbers.setdefault(word, len(self._numbers)))
+
+    def labels(self, rows: NDArray[np.intp]) -> Labels:
+        """Of these rows alone: the names there are, sorted; the empty word is none."""
+        self._sorted += list(self._numbers)[len(self._sorted) :]
+        self._sorted.sort()  # which was sorted but for its end
+        codes = self._codes.values[rows]
+        here = np.zeros(len(self._numbers), dtype=bool)
+        here[codes] = True
+        words = [word for word in self._sorted if word]
+        order = np.array([self._numbers[word] for word in words], dtype=np.intp)
+        names = [word for word, there in zip(words, here[order], strict=True) if there]
+        place = np.full(len(self._numbers), -1, dtype=np.int32)
+        place[order[here[order]]] = np.arange(len(names), dtype=np.int32)
+        return Labels(tuple(names), place[codes])
+
+
+class _Columns:
+    """All votes, also those that do not count: `consent` and `rated` say which do, now."""
+
+    def __init__(self) -> None:
+        self._consent, self._rated = _Numbers(np.uint8), _Numbers(np.bool_)
+        self._models, self._voter, self._category, self._prompt = (_Words() for _ in range(4))
+        self._winner = _Numbers(np.uint8)
+        self._time, self._probability = _Numbers(np.float64), _Numbers(np.float64)
+        self._style = _Numbers(np.float64, len(STYLES), 2)
+
+    def add(self, vote: BattleVote) -> None:
+        self._consent.add(CONSENTS.index(vote.consent))
+        self._rated.add(vote.rated)
+        self._models.add(vote.model_a)  # model_a of row n is word 2n, model_b the next
+        self._models.add(vote.model_b)
+        self._voter.add(vote.voter)
+        self._category.add(vote.category)
+        self._prompt.add(vote.prompt)
+        self._winner.add(WINNERS.index(vote.winner))
+        self._time.add(vote.time)
+        self._probability.add(vote.probability)
+        counts = {name: (in_a, in_b) for name, in_a, in_b in vote.style}
+        self._style.add([counts.get(name, (np.nan, np.nan)) for name in STYLES])
+
+    def settle(self, row: int, vote: BattleVote) -> None:
+        self._consent.values[row] = CONSENTS.index(vote.consent)
+        self._rated.values[row] = vote.rated
+
+    def chosen(self, consent: Consent, rated: bool | None) -> NDArray[np.intp]:
+        wanted = self._consent.values >= CONSENTS.index(consent)
+        if rated is not None:
+            wanted &= self._rated.values == rated
+        return np.flatnonzero(wanted)
+
+    def battles(self, rows: NDArray[np.intp]) -> Battles:
+        models = self._models.labels(np.concatenate([2 * rows, 2 * rows + 1]))
+        style = self._style.values[rows]
+        known = np.isfinite(style).all(axis=(0, 2)) & bool(len(rows))  # counted in every one
+        return Battles(
+            models=models.names, a=models.codes[: len(rows)], b=models.codes[len(rows) :],
+            winner=self._winner.values[rows], time=self._time.values[rows],
+            probability=self._probability.values[rows], voter=self._voter.labels(rows),
+            category=self._category.labels(rows), prompt=self._prompt.labels(rows),
+            style_names=tuple(name for name, there in zip(STYLES, known, strict=True) if there),
+            style=style[:, known],
+        )  # fmt: skip

@@ -1,0 +1,22 @@
+"""`whorl studio [--workspace DIR] [--model DIR|URL …]`."""
+
+from __future__ import annotations
+
+import click
+
+from whorl.cli.config_command import ConfigCommand
+
+
+@click.command(cls=ConfigCommand, model="whorl.studio.config:StudioConfig")
+def command(overrides: list[str]) -> None:
+    """Talk to the workspace's models, judge them, see what was trained: pages in a browser.
+
+    The address it prints signs you in as admin. Ctrl-C ends it; nothing is lost.
+    """
+    from whorl.base.config import load_config
+    from whorl.studio.config import StudioConfig
+
+    config = load_config(StudioConfig, None, overrides)
+    from whorl.studio.server import run_studio
+
+    run_studio(config)

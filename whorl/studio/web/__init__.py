@@ -1,0 +1,1 @@
+"""What every page stands on: the shell's templates, sessions, guards, streams, markdown."""
