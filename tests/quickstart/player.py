@@ -30,6 +30,7 @@ class Reckoner:
     right: bool
     seconds: float = 0.0
     asked: list[str] = field(default_factory=list)
+    seen: list[Conversation] = field(default_factory=list)
 
     async def reply(self, conversation: Conversation, params: SamplingParams) -> Trace:
         await asyncio.sleep(self.seconds)

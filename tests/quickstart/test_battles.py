@@ -10,13 +10,19 @@ import sys
 import time
 from pathlib import Path
 
-from tests.quickstart.player import ALL, ASKED, TASK, play
+import pytest
+
+from tests.quickstart import player
+from tests.quickstart.player import ALL, ASKED, TASK, Reckoner, play
 from whorl.arena.store.records import BattleVote
 from whorl.arena.store.store import Store
+from whorl.base.errors import FaultError
 from whorl.base.files import read_jsonl
+from whorl.base.nouns import Conversation, SamplingParams, Trace
+from whorl.quickstart import battles
 from whorl.quickstart.arena_rows import arena_rows
 from whorl.quickstart.battles import Journal, lost_votes, posed
-from whorl.quickstart.round_trip import model_names, move_models
+from whorl.quickstart.round_trip import is_silent, model_names, move_models, shared_cores
 
 ROOT = Path(__file__).parents[2]
 TEST = {example.conversation.messages[0].text for example in TASK.examples("test")}
@@ -129,3 +135,50 @@ def test_the_journal_is_a_line_a_step(tmp_path: Path) -> None:
     before = os.path.getsize(tmp_path / "votes.jsonl")
     journal = Journal(tmp_path / "votes.jsonl")
     assert len(journal.done("to rate")) == 3 and os.path.getsize(tmp_path / "votes.jsonl") < before
+
+
+@pytest.mark.parametrize(("said", "given"), [(None, "4"), ("2", "2"), ("64", "4"), ("4,2", "4")])
+def test_servers_share_the_cores(monkeypatch: pytest.MonkeyPatch, said: str | None, given: str) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    if said is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    with shared_cores(2):
+        assert os.environ["OMP_NUM_THREADS"] == given
+    assert os.environ.get("OMP_NUM_THREADS") == said
+
+
+def test_a_reply_without_words_is_no_text_to_learn() -> None:
+    def pair(rejected: dict[str, object]) -> dict[str, object]:
+        chosen = [{"role": "assistant", "content": "It is 3."}]
+        return {"chosen": chosen, "rejected": [{"role": "assistant", **rejected}]}
+
+    assert is_silent(pair({"content": ""})) and is_silent(pair({"content": " \n"}))
+    assert is_silent(pair({"content": None})) and not is_silent(pair({"content": "3"}))
+    assert not is_silent(pair({"content": "", "tool_calls": [{"id": "1"}]}))
+
+
+class Hasty(Reckoner):
+    """Breaks every first request off."""
+
+    async def reply(self, conversation: Conversation, params: SamplingParams) -> Trace:
+        if conversation not in self.seen:
+            self.seen.append(conversation)
+            raise FaultError("http://127.0.0.1 does not answer (ReadError); is the server running?")
+        return await super().reply(conversation, params)
+
+
+def test_a_reply_that_was_broken_off_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(battles, "PAUSE", 0.0)
+    monkeypatch.setattr(player, "Reckoner", Hasty)
+    play(tmp_path, 4)
+    assert len(votes_and_prompts(tmp_path)) == 8
+    monkeypatch.setattr(battles, "ATTEMPTS", 1)
+    with pytest.raises(FaultError, match="does not answer"):
+        play(tmp_path, 5)
+    monkeypatch.undo()
+    play(tmp_path, 5)
+    assert len(votes_and_prompts(tmp_path)) == 10

@@ -86,7 +86,7 @@ def test_votes_train_a_model_that_enters_the_arena(
         assert made != weight_version(run / "model")
         with MemoryWatch() as memory:
             again = trip(run, store, logbook, memory)
-            assert again.go() and served == [("base", "chat"), ("base", "chat", "dpo")]
+            assert again.go() and served == [("base", "chat"), ("chat", "dpo")]
         assert weight_version(dpo) == made, "what was done is not done again"
         above, below, lost = again.stages.value("rematch")["rows"]
         assert above["cases"] == below["cases"] == len(list(store.battles())) >= 8

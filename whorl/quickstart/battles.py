@@ -22,6 +22,7 @@ from whorl.arena.scripted import CALLS, JUDGE, ReplyClient, verdict
 from whorl.arena.store.prompts import draw, prepare
 from whorl.arena.store.records import BattleVote, Pairing, Person, Side, Winner
 from whorl.arena.store.store import Store
+from whorl.base.errors import FaultError
 from whorl.base.files import JsonLines, read_jsonl
 from whorl.base.nouns import Conversation, SamplingParams, Trace
 from whorl.base.progress import progress, say
@@ -33,6 +34,7 @@ Purpose = Literal["train", "rate"]
 SPLITS: dict[Purpose, str] = {"train": "train", "rate": "test"}
 AT_ONCE = 32  # battles under way; each asks its two models one after the other
 REFIT = 24  # votes after which the pairs' probabilities are counted anew
+ATTEMPTS, PAUSE = 3, 0.5  # at a reply, and seconds between them
 PATIENCE = 20  # examples looked at for each prompt that is wanted
 
 
@@ -183,7 +185,7 @@ class Ring:
     def _answer(self, client: ReplyClient, asked: Posed, loop: asyncio.AbstractEventLoop) -> Outcome:
         def reply(conversations: list[Conversation]) -> list[Trace]:
             waiting = [
-                asyncio.run_coroutine_threadsafe(client.reply(one, self.params), loop)
+                asyncio.run_coroutine_threadsafe(_ask(client, one, self.params), loop)
                 for one in conversations
             ]
             return [one.result() for one in waiting]
@@ -209,6 +211,17 @@ class Ring:
         _say(self.store, pair, "b", sides[1], len(asked_of.messages))
         self.store.vote(pair.id, winner, person=self.judge.id)
         self.journal.note(name, number, pair.id, winner)
+
+
+async def _ask(client: ReplyClient, conversation: Conversation, params: SamplingParams) -> Trace:
+    """Ask, and again where the server broke off: on a busy machine it ends a connection that was idle for
+    seconds at the very moment a request goes out on it."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await client.reply(conversation, params)
+        except FaultError:
+            await asyncio.sleep(PAUSE)
+    return await client.reply(conversation, params)
 
 
 def _say(store: Store, pair: Pairing, side: Side, outcome: Outcome, asked: int) -> None:

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import threading
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 
@@ -87,8 +88,11 @@ def _train(config: QuickstartConfig, run: Path, votes: Path, stages: Stages, log
             figures = measure_figures(run / "model", run / "base", corpus, course, logbook)
             kept["value"] = figures.to_json()
     if trip is not None:
-        with Store.open(votes) as store:
-            back = RoundTrip(run, store, trip, course.arena_tasks, stages, logbook, config.seed, plan.dtype)
+        asked, dtype = course.arena_tasks, plan.dtype
+        with (
+            Store.open(votes) as store,
+            closing(RoundTrip(run, store, trip, asked, stages, logbook, config.seed, dtype)) as back,
+        ):
             if not back.go():
                 return False
     logbook.event("finish", seconds=stages.seconds())

@@ -2,7 +2,7 @@
 
     arena      base against chat: votes on prompts that train, and votes on held-out ones that rate
     dpo        the chat model learns from the first kind, exported from the store
-    rematch    the new model against both, on further held-out prompts
+    rematch    the new model against the chat model, on further held-out prompts
 
 The store of votes is the workspace's own, so that its pages show these battles too.
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -32,7 +33,7 @@ from whorl.post.config import DpoConfig, DpoTrainConfig
 from whorl.post.dpo import dpo
 from whorl.quickstart.arena_rows import arena_rows
 from whorl.quickstart.battles import Journal, Posed, Ring, posed
-from whorl.quickstart.figures import CACHE_GB, CALL_TOKENS, check_weights, log_figures
+from whorl.quickstart.figures import CALL_TOKENS, check_weights, log_figures
 from whorl.quickstart.plan import BATCH_TOKENS, SEQUENCE, RoundTripPlan
 from whorl.quickstart.stages import Stages
 from whorl.tasks.task import Task
@@ -43,8 +44,10 @@ DIRECTORIES = {"base": "base", "chat": "model", "dpo": "dpo/model"}  # of the ru
 FOLDER, NAMES, VOTES, OWN_PAIRS = "arena", "models.json", "votes.jsonl", "pairs.jsonl"
 TRAIN, RATE, REMATCH = "battles that train", "battles that rate", "rematch"  # the rounds
 
-# Of the preference training; tried out in the README's run.
-EPOCHS, NLL, LR, MUON_LR = 1.0, 0.0, 5e-5, 5e-4
+ARENA_CACHE_GB = 0.1  # of each server: its share of the battles under way, in full pages
+# Of the preference training, gentle: the chat model has won nearly every vote, so the pairs say little that
+# it does not know. In trials with pairs of its own mistakes, too, twice these rates lost more than they won.
+EPOCHS, NLL, LR, MUON_LR = 1.0, 0.2, 5e-5, 5e-4
 
 Asked = Sequence[tuple[Task, Sequence[Tool]]]
 
@@ -85,11 +88,14 @@ class RoundTrip:
             with self.stages.stage("rematch", self.plan.budget["rematch"]) as kept:
                 learnt = self.stages.value("dpo")["pairs"] > 0
                 if learnt:
-                    self.play({REMATCH: self.prompts(REMATCH)}, "base", "chat", "dpo")
+                    self.play({REMATCH: self.prompts(REMATCH)}, "chat", "dpo")
                 rows = arena_rows(self.store, self.journal, (RATE, REMATCH), self.names, learnt=learnt)
                 log_figures(rows, self.logbook)
                 kept["value"] = {"rows": [asdict(row) for row in rows]}
         return True
+
+    def close(self) -> None:
+        self.journal.close()
 
     def prompts(self, round: str) -> list[Posed]:
         """The round's prompts. Where there are few held-out ones, the rematch has its share of them."""
@@ -106,14 +112,15 @@ class RoundTrip:
         for part in parts:
             self.store.add_model(self.names[part], address=str(self.directory(part)))
         if any(len(self.journal.done(name)) < len(prompts) for name, prompts in rounds.items()):
-            asyncio.run(self._play(rounds, parts))
+            with shared_cores(len(parts)):
+                asyncio.run(self._play(rounds, parts))
 
     async def _play(self, rounds: dict[str, list[Posed]], parts: Sequence[str]) -> None:
         ring = Ring(self.store, self.journal, self.seed, SamplingParams(max_tokens=CALL_TOKENS))
         async with AsyncExitStack() as stack:
             clients = {}
             for part in parts:
-                address = stack.enter_context(served(self.directory(part), "--memory", str(CACHE_GB)))
+                address = stack.enter_context(served(self.directory(part), "--memory", str(ARENA_CACHE_GB)))
                 client = await stack.enter_async_context(OpenAIClient(address))
                 check_weights(await client.connect(), address, self.directory(part))
                 clients[self.names[part]] = client
@@ -141,6 +148,22 @@ class RoundTrip:
         told = f"{pairs} pairs of a better and a worse reply"
         say(told if pairs else "no vote preferred one reply to the other: there is nothing to learn from")
         return pairs
+
+
+@contextmanager
+def shared_cores(processes: int) -> Iterator[None]:
+    """Processes that are started meanwhile, and work at the same time, have a share of the cores each, and no
+    more threads than the person has said. With all cores each, as is usual, the threads of a step wait for
+    one another in turns: measured 6 times slower on two cores that others used as well."""
+    said = os.environ.get("OMP_NUM_THREADS")
+    share = max(1, (os.cpu_count() or 1) // processes)
+    os.environ["OMP_NUM_THREADS"] = str(min(share, int(said)) if said and said.isdecimal() else share)
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if said is not None:
+            os.environ["OMP_NUM_THREADS"] = said
 
 
 def is_silent(pair: dict[str, Any]) -> bool:
