@@ -184,6 +184,18 @@ def test_a_wrong_path_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def look_around(entrance: str, model: Path) -> None:
+    """Every page of the studio works with the models just trained, and the model can be asked there."""
+    address = entrance.partition("/enter?")[0]
+    with httpx.Client(base_url=address, follow_redirects=True, timeout=120) as http:
+        assert http.get(entrance).status_code == 200
+        for page in ("chat", "arena", "board", "runs", "runs/quickstart", "data", "models", "people"):
+            assert http.get(f"/{page}").status_code == 200, page
+        names = {one["address"]: one["name"] for one in http.get("/api/models").json()["models"]}
+        name = names[str(model.resolve())]
+        assert http.post("/api/models/start", params={"name": name}).json()["state"] == "ready"
+
+
 def test_on_a_terminal_it_ends_with_its_model_served(finished: tuple[Path, str]) -> None:
     folder = finished[0]
     words = command(folder.parent.parent)
@@ -203,6 +215,9 @@ def test_on_a_terminal_it_ends_with_its_model_served(finished: tuple[Path, str])
         assert found is not None, text
         assert f"whorl chat {found[1]}" in text and str(folder / "model") in text.replace("'", "")
         assert httpx.get(found[1]).json()["models"] == ["model"]
+        studio = re.search(r"studio +(http://127\.0\.0\.1:\d+/enter\?key=\S+)", text)
+        assert studio is not None, text
+        look_around(studio[1], folder / "model")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     finally:

@@ -27,7 +27,7 @@ class QuickstartConfig(Config):
     no_round_trip: bool = False
     """Leave out what follows the figures: the arena, DPO on its votes, and the new model in the arena."""
     no_serve: bool = False
-    """On a terminal the run ends with its model served on a free port; this leaves that out."""
+    """On a terminal the run ends with the studio and its model's API on free ports; this leaves that out."""
     seed: int = Field(default=0, ge=0)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"

@@ -4,9 +4,8 @@ the round trip through the arena."""
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-import threading
+import time
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
@@ -17,11 +16,11 @@ from whorl.base.logbook import Logbook
 from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import duration, say
 from whorl.base.report import write_report
-from whorl.evals.serving import served
 from whorl.models.weights import weight_version
 from whorl.quickstart.arena_rows import left_out_rows
 from whorl.quickstart.config import QuickstartConfig
 from whorl.quickstart.corpus import Corpus, build_corpus, check_paths
+from whorl.quickstart.ending import stay
 from whorl.quickstart.figures import Figure, Figures, measure_figures
 from whorl.quickstart.learning import learn_chat, pretrain
 from whorl.quickstart.lessons import plan_course
@@ -51,7 +50,7 @@ def quickstart(config: QuickstartConfig) -> Figures:
         figures = _figures(stages)
         _show(run_rows(stages, config.minutes) + figures.rows, figures, stages, run)
     if sys.stdout.isatty() and not config.no_serve:
-        stay(run / "model")
+        stay(workspace, run / "model")
     return figures
 
 
@@ -77,9 +76,12 @@ def _train(config: QuickstartConfig, run: Path, votes: Path, stages: Stages, log
     ):
         if stages.done(name):
             continue
+        began = time.monotonic()
         with stages.stage(name, plan.budget[name]) as kept, Logbook(run / name) as book:
             book.config(config, inputs_of(corpus, run if name == "chat" else None))
             state = work(book)
+            reason = {"reason": "signal"} if state.left else {}
+            book.event("finish", step=state.step, seconds=time.monotonic() - began, **reason)
             kept["value"], kept["left"] = state.loss, state.left
         if state.left:
             return False
@@ -150,28 +152,3 @@ def _show(rows: list[Figure], figures: Figures, stages: Stages, run: Path) -> No
     else:
         print(f"\nmodel   {run / 'model'}\nreport  {report}")
     print(f"whole run {duration(stages.seconds())}")
-
-
-def stay(model: Path) -> None:
-    """Serve the model until Ctrl-C, and say what can be done with it."""
-    with served(model) as address:
-        print(f"\nserved at {address}/v1 until Ctrl-C. In another terminal:")
-        for line in next_commands(address, model):
-            print(f"  {line}")
-        try:
-            # Woken now and then: a signal that another thread took is answered only when this one runs.
-            while not threading.Event().wait(0.5):
-                pass
-        except KeyboardInterrupt:
-            say("")
-
-
-def next_commands(address: str, model: Path) -> list[str]:
-    """What a newcomer may want next, with this run's paths."""
-    place = shlex.quote(str(model))
-    return [
-        f"whorl chat {address} --temperature 0",
-        f"whorl eval {address} --tasks digits,arithmetic,lookups --tools known",
-        f"whorl sft {place} YOUR_CHATS.jsonl",
-        "whorl quickstart --fresh --data YOUR_FILES",
-    ]
