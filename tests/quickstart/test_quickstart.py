@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,13 @@ import torch
 
 from tests.serve.conftest import drive, make_engine, mixed_requests
 from tests.serve.test_contract import furthest
+from whorl.arena.store.store import Store, default_store
 from whorl.base.lineage import trace_back
 from whorl.models.context import Packed
 from whorl.models.directory import load
 from whorl.models.weights import weight_version
+from whorl.quickstart.arena_rows import ABOVE, LOST, NOT_BELOW
+from whorl.quickstart.plan import ROUND_TRIP
 from whorl.text.tokenizer import Tokenizer
 
 TINY = ["--minutes", "0.1", "--cases", "4", "--compile", "off"]
@@ -54,13 +58,15 @@ def test_it_ends_with_the_table_the_model_and_the_report(finished: tuple[Path, s
         "arithmetic on unseen",
         "right look-up call",
         "whole run",
+        "above base in the arena",
+        "votes lost",
     ):
         assert row in printed
     figures = json.loads((folder / "figures.json").read_text())
-    assert len(figures["rows"]) == 7 and figures["samples"]
+    assert len(figures["rows"]) == 10 and figures["samples"]
     assert "<html" in (folder / "report.html").read_text()
     stages = json.loads((folder / "stages.json").read_text())["stages"]
-    assert list(stages) == ["plan", "data", "pretrain", "chat", "figures"]
+    assert list(stages) == ["plan", "data", "pretrain", "chat", "figures", *ROUND_TRIP]
     assert all(stage["done"] and stage["memory"] > 0 for stage in stages.values())
 
 
@@ -119,14 +125,41 @@ def test_a_finished_run_is_shown_again_and_not_trained_again(finished: tuple[Pat
     assert again.stdout == printed
 
 
+def test_the_workspaces_store_has_the_battles(finished: tuple[Path, str]) -> None:
+    folder = finished[0]
+    with Store.open(default_store(folder.parent.parent), create=False) as store:
+        known = {model.name: Path(model.address) for model in store.models()}
+        assert known["quickstart-base"] == folder.resolve() / "base"
+        assert known["quickstart-chat"] == folder.resolve() / "model"
+        votes = list(store.battles(consent="none", rated=None))
+        assert {vote.purpose for vote in votes} == {"rate", "train"} and store.verify().votes == len(votes)
+        assert {vote.category for vote in votes} == {"digits", "arithmetic", "lookups"}
+        served = {weights for vote in votes for weights in (*vote.weights_a, *vote.weights_b)}
+        assert served >= {weight_version(folder / "base"), weight_version(folder / "model")}
+
+
+def test_without_the_round_trip_its_rows_say_so(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "quickstart"
+    shutil.copytree(finished[0], folder)
+    stages = json.loads((folder / "stages.json").read_text())
+    stages["stages"] = {name: one for name, one in stages["stages"].items() if name not in ROUND_TRIP}
+    (folder / "stages.json").write_text(json.dumps(stages))
+    done = run(tmp_path, "--no-round-trip")
+    assert done.returncode == 0 and "is finished" in done.stderr and "── arena" not in done.stderr
+    rows = [line for line in done.stdout.splitlines() if "left out: --no-round-trip" in line]
+    assert [row.split("  ")[0] for row in rows] == ["whole run, round trip included", ABOVE, NOT_BELOW, LOST]
+    assert not default_store(tmp_path).exists()
+
+
 @pytest.mark.soak
-def test_killed_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_it_goes_on_where_it_stopped(tmp_path: Path, how: signal.Signals) -> None:
     first = subprocess.Popen(command(tmp_path), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     chat = tmp_path / "runs" / "quickstart" / "chat" / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not (chat.exists() and chat.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.2)
-    os.kill(first.pid, signal.SIGKILL)
+    os.kill(first.pid, how)
     first.wait()
     done = run(tmp_path)
     assert done.returncode == 0 and "── pretrain" not in done.stderr and "right look-up call" in done.stdout
@@ -151,6 +184,18 @@ def test_a_wrong_path_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def look_around(entrance: str, model: Path) -> None:
+    """Every page of the studio works with the models just trained, and the model can be asked there."""
+    address = entrance.partition("/enter?")[0]
+    with httpx.Client(base_url=address, follow_redirects=True, timeout=120) as http:
+        assert http.get(entrance).status_code == 200
+        for page in ("chat", "arena", "board", "runs", "runs/quickstart", "data", "models", "people"):
+            assert http.get(f"/{page}").status_code == 200, page
+        names = {one["address"]: one["name"] for one in http.get("/api/models").json()["models"]}
+        name = names[str(model.resolve())]
+        assert http.post("/api/models/start", params={"name": name}).json()["state"] == "ready"
+
+
 def test_on_a_terminal_it_ends_with_its_model_served(finished: tuple[Path, str]) -> None:
     folder = finished[0]
     words = command(folder.parent.parent)
@@ -170,6 +215,9 @@ def test_on_a_terminal_it_ends_with_its_model_served(finished: tuple[Path, str])
         assert found is not None, text
         assert f"whorl chat {found[1]}" in text and str(folder / "model") in text.replace("'", "")
         assert httpx.get(found[1]).json()["models"] == ["model"]
+        studio = re.search(r"studio +(http://127\.0\.0\.1:\d+/enter\?key=\S+)", text)
+        assert studio is not None, text
+        look_around(studio[1], folder / "model")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     finally:

@@ -6,6 +6,7 @@ What the last user message begins with says what it does:
     die              three words, then the line is cut  refuse          an error instead of a reply
     call NAME JSON   a tool call (once its result is there: "It said …")
     calls            a call of the calculator, each time it is asked
+    think TEXT       thinking first, then TEXT
     wait             nothing until `go` is set, then "gone"
 """
 
@@ -77,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if verb == "call":
             rest = f"It said {_text(last)}"
+        if verb == "think":
+            self._send({"reasoning_content": "Let me *see* …"})
         if verb == "wait":
             self._send({"content": "Well: "})
             self.server.go.wait(30)

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-Mode = Literal["well", "dead", "breaks", "silent", "slow"]
+Mode = Literal["well", "dead", "breaks", "silent", "slow", "calls"]
 
 
 @dataclass(kw_only=True)
 class StubModel:
     """`mode`: `dead` refuses each request with an error that names it, `breaks` fails after a word,
-    `silent` never says a word, `slow` says one each 50 ms for half a minute."""
+    `silent` never says a word, `slow` says one each 50 ms for half a minute, `calls` asks the calculator
+    for 2 + 3 and then says what came."""
 
     name: str
     answer: str = "Certainly."
@@ -79,6 +80,15 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if self.model.reasoning:
                 self._delta({"reasoning_content": self.model.reasoning})
+            last = self.model.asked[-1]["messages"][-1]
+            if mode == "calls" and last["role"] != "tool":
+                call = {"name": "calculator", "arguments": json.dumps({"expression": "2 + 3"})}
+                self._delta({"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": call}]})
+                self._delta({}, finish="tool_calls")
+                self.wfile.write(b"data: [DONE]\n\n")
+                return
+            if mode == "calls":
+                self._delta({"content": f"It is {last['content']}. "})
             for number, word in enumerate(self.model.words()):
                 if mode == "breaks" and number == 1:
                     error = {"error": {"message": f"{self.model.name} broke down"}}

@@ -27,6 +27,11 @@ class Room(NamedTuple):
     amber: StubModel
     birch: StubModel
     cedar: StubModel
+    folder: Path
+
+    @property
+    def models(self) -> tuple[StubModel, ...]:
+        return self.amber, self.birch, self.cedar
 
 
 PICTURE = (
@@ -99,14 +104,14 @@ def room(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Iterator[Room
             "--limits.sign_ins",
             "600",
         )
-        yield Room(stack.enter_context(arena(folder, blank, *models, words=words)), *models)
+        yield Room(stack.enter_context(arena(folder, blank, *models, words=words)), *models, folder)
 
 
 @pytest.fixture(autouse=True)
 def all_well(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "room" in request.fixturenames:
-        for model in request.getfixturevalue("room")[1:]:
+        for model in request.getfixturevalue("room").models:
             model.mode = "well"
 
 
@@ -121,7 +126,7 @@ def test_a_battle_its_vote_and_what_comes_after(room: Room) -> None:
         voted = vera.post(f"/api/arena/{battle['id']}/vote", json={"winner": "left"}).json()
         assert voted["state"] == "voted" and voted["vote"]["rated"] and voted["vote"]["winner"] == "left"
         for side in ("left", "right"):
-            model = next(one for one in room[1:] if one.name == voted["vote"][side]["model"])
+            model = next(one for one in room.models if one.name == voted["vote"][side]["model"])
             assert voted["vote"][side]["weights"] == [model.weight_version]
             assert voted["exchanges"][1][side]["html"] == f"<p>{model.answer}</p>\n"
             heard = [message["content"] for message in model.asked[-1]["messages"]]
@@ -135,6 +140,28 @@ def test_a_battle_its_vote_and_what_comes_after(room: Room) -> None:
         assert outcome["standing"]["points"] == sum(gain["points"] for gain in outcome["gains"])
         mine = vera.get("/arena/me").text
         assert "appears after 10" in mine and battle["id"] in mine
+
+
+def test_tools_are_called_and_shown(room: Room) -> None:
+    """What a model calls is run, for both alike; calls and results are part of what is judged and kept."""
+    for model in room.models:
+        model.mode = "calls"
+    with room.studio.voter("tess") as tess:
+        battle = begin(tess, "2 + 3?")
+        assert battle["state"] == "open", battle["why"]
+        for side in ("left", "right"):
+            html = battle["exchanges"][0][side]["html"]
+            assert '<p class="head">calculator</p>' in html and "&quot;2 + 3&quot;" in html
+            assert '<p class="word">answered</p><pre>5</pre>' in html and "<p>It is 5. " in html
+        more = tess.post(f"/api/arena/{battle['id']}/say", json={"text": "Sure?"})
+        assert more.status_code == 200 and settled(tess, battle["id"])["state"] == "open"
+        heard = next(one for one in room.models if len(one.asked[-1]["messages"]) > 4).asked[-1]["messages"]
+        assert [one["role"] for one in heard][:5] == ["user", "assistant", "tool", "assistant", "user"]
+        voted = tess.post(f"/api/arena/{battle['id']}/vote", json={"winner": "tie"}).json()
+        assert voted["vote"]["rated"], voted
+    with Store.open(room.folder / "arena" / "arena.sqlite") as store:
+        roles = [turn.message.role for turn in store.turns(battle["id"]) if turn.side == "a" and turn.message]
+    assert roles == ["assistant", "tool", "assistant"] * 2
 
 
 def test_real_models_with_an_image(studio: StudioProcess) -> None:

@@ -190,7 +190,7 @@ def test_a_call_may_be_refused_and_all_may_be_allowed(talk: Talk) -> None:
     assert "asking" not in str(events) and talk.turns()[-1]["text"] == "It said 2"
 
 
-def test_calls_are_bounded_and_only_what_was_offered_acts(talk: Talk) -> None:
+def test_calls_are_bounded_and_only_tools_that_are_there_act(talk: Talk) -> None:
     calls = ask(talk, "calls")
     talk.post("calls", turn=calls["turn"], index=0, decision="all")
     fault = next(one for one in talk.events() if one["event"] == "fault")
@@ -198,8 +198,10 @@ def test_calls_are_bounded_and_only_what_was_offered_acts(talk: Talk) -> None:
     results = [one["text"] for one in talk.turns() if one["role"] == "tool"]
     assert results[:8] == ["2"] * 8 and "spent" in results[8]
     fresh = Talk(talk.client, talk.model)
-    fresh.say("call clock", tools=["calculator"])
-    assert "there is no tool 'clock'" in fresh.turns()[2]["text"]
+    fresh.say("call shell", tools=["calculator"])
+    assert "there is no tool 'shell'" in fresh.turns()[2]["text"]
+    calls = ask(Talk(talk.client, talk.model), "call calculator", tools=())
+    assert calls["states"] == {"0": "asking"}, "one that the model was not told of is asked about alike"
     unknown = fresh.client.post("/api/chat", json={"text": "x", "model": fresh.name, "tools": ["shell"]})
     assert unknown.status_code == 400 and "no tool 'shell'" in unknown.text
 
@@ -310,21 +312,30 @@ def test_a_battle_is_no_chat(studio: StudioProcess, admin: httpx.Client, folder:
 # -- what is kept ----------------------------------------------------------------------------------
 
 
-def test_titles_search_and_pages_of_the_list(studio: StudioProcess, model: Obeying) -> None:
+def test_titles_search_and_pages_of_the_list(studio: StudioProcess, model: Obeying, folder: Path) -> None:
     with studio.voter("lena") as lena:
-        talks = [Talk(lena, model) for _ in range(42)]
-        for number, one in enumerate(talks):
-            one.send(f"echo number {number} of many")
+        talk = Talk(lena, model)
+        talk.say("echo number 1 of many")
+        with Store.open(folder / "arena" / "arena.sqlite") as store:  # as if they came from elsewhere
+            person = next(one.id for one in store.people() if one.name == "lena")
+            for number in range(2, 43):
+                opening = [Message(role="user", content=(f"number {number} of many",))]
+                last = store.start_chat(person, opening, consent="none")
         first = lena.get("/api/chat").json()
         assert first["more"] and len(first["conversations"]) == 40
-        assert first["conversations"][0]["title"] == "echo number 41 of many"
+        assert first["conversations"][0] | {"started": 0} == {
+            "id": last, "title": "number 42 of many", "started": 0,
+        }  # fmt: skip
         rest = lena.get("/api/chat", params={"before": first["conversations"][-1]["id"]}).json()
-        assert [one["id"] for one in rest["conversations"]] == [talks[1].id, talks[0].id] and not rest["more"]
-        talks[3].events()
-        found = lena.get("/api/chat/search", params={"words": "NUMBER 3 of"}).json()["found"]
-        assert [one["id"] for one in found] == [talks[3].id] and "number 3 of many" in found[0]["said"]
-        assert talks[3].post("title", title="  Of \n numbers ").json() == {"title": "Of numbers"}
-        assert talks[3].whole()["title"] == "Of numbers"
+        assert [one["title"] for one in rest["conversations"]] == [
+            "number 2 of many",
+            "echo number 1 of many",
+        ]
+        assert not rest["more"] and rest["conversations"][1]["id"] == talk.id
+        found = lena.get("/api/chat/search", params={"words": "NUMBER 1 of"}).json()["found"]
+        assert [one["id"] for one in found] == [talk.id] and "number 1 of many" in found[0]["said"]
+        assert talk.post("title", title="  Of \n numbers ").json() == {"title": "Of numbers"}
+        assert talk.whole()["title"] == "Of numbers"
         assert lena.get("/api/chat/search", params={"words": " "}).status_code == 400
 
 
@@ -390,15 +401,16 @@ def test_images_are_kept_and_shown_to_their_person_alone(talk: Talk) -> None:
 def test_an_end_in_mid_answer_loses_no_finished_turn(model: Obeying, tmp_path: Path, how: int) -> None:
     words = ("--model", model.address)
     with studio_process(tmp_path, *words) as studio, studio.admin() as admin:
-        talk = Talk(admin, model)
+        talk, waiting = Talk(admin, model), Talk(admin, model)
         talk.say("echo finished")
+        call = ask(waiting, 'call lookup {"name": "math.isqrt"}', ("lookup",))["turn"]
         talk.send("slow 1500")
         while not talk.events("text")[-1].get("html"):
             pass
         studio.process.send_signal(how)
         studio.process.wait(30)
     with studio_process(tmp_path, *words) as studio, studio.admin() as admin:
-        talk.client = admin
+        talk.client = waiting.client = admin
         kept = talk.whole()
         texts = [one["text"] for one in kept["turns"]]
         assert texts[:3] == ["echo finished", "finished", "slow 1500"] and kept["exchange"] is None
@@ -406,5 +418,12 @@ def test_an_end_in_mid_answer_loses_no_finished_turn(model: Obeying, tmp_path: P
             assert texts[3].startswith("word0") and kept["turns"][3]["ending"] == "stopped"
         talk.say("echo on", parent=kept["turns"][1]["id"])
         assert talk.turns()[-1]["text"] == "on"
-        with Store.open(tmp_path / "arena" / "arena.sqlite") as store:
-            assert store.verify() is not None
+        if how == signal.SIGKILL:  # a call that waited for its person waits again
+            told = waiting.post("retry", parent=call, model=waiting.name).json()
+            waiting.exchange = told["exchange"]
+            assert waiting.events("calls")[-1]["states"] == {"0": "asking"}
+            waiting.post("calls", turn=call, index=0, decision="once")
+            waiting.events()
+            assert "integer part of the square root" in waiting.turns()[-1]["text"]
+        else:
+            assert "stopped before this call" in waiting.turns()[-1]["text"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import socket
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 
 from tests.models.learnt import DARK, LIGHT
+from tests.serve.api.test_nginx import NGINX, nginx
 from tests.studio.conftest import PHONE, StudioProcess, serious_faults, studio_process
 from tests.studio.obeying import Obeying, obeying
 
+WIDTH = "one => one.decode().then(() => one.naturalWidth)"
 EVIL = '<script>window.ran = 1</script><img src=x onerror="window.ran = 1">[x](javascript:window.ran=1)'
 
 
@@ -76,6 +79,7 @@ def test_a_picture_and_a_tool(chat: Callable[..., Any], tmp_path: Path) -> None:
     page.get_by_role("button", name="Allow once").click()
     said(page, "It is five.").wait_for()
     page.get_by_role("link", name="New chat").click()
+    page.get_by_role("heading", name="New chat").wait_for()
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("calculator").uncheck()
     assert page.get_by_label("Temperature").input_value() == "0", "what was set last is set for new ones"
@@ -86,7 +90,7 @@ def test_a_picture_and_a_tool(chat: Callable[..., Any], tmp_path: Path) -> None:
     page.get_by_role("button", name="Remove 1.png").click()
     say(page, "Shade?")
     page.locator(".said.model", has_text="dark").wait_for()
-    assert page.locator(".pictures img").evaluate("one => one.decode().then(() => one.naturalWidth)") == 8
+    assert page.locator(".pictures img").evaluate(WIDTH) == 8
 
 
 def test_pictures_by_paste_and_drop_and_for_the_blind(chat: Callable[..., Any]) -> None:
@@ -127,6 +131,20 @@ def test_stop_reload_and_go_on(chat: Callable[..., Any]) -> None:
     page.locator(".said.model strong", has_text="after").wait_for()
     settle(page, 2)
     assert page.locator(".said").count() == 4
+
+
+def test_thinking_is_folded_and_drafts_are_kept(chat: Callable[..., Any]) -> None:
+    page = chat()
+    say(page, "think done")
+    settle(page, 1)
+    thoughts = page.locator(".thinking em", has_text="see")
+    assert not thoughts.is_visible() and page.locator(".answer").inner_text() == "done"
+    page.get_by_text("Thinking", exact=True).click()
+    thoughts.wait_for()
+    page.get_by_role("textbox", name="Message", exact=True).fill("half a thou")
+    page.reload()
+    assert page.get_by_role("textbox", name="Message", exact=True).input_value() == "half a thou"
+    assert page.locator(".thinking").count() == 1 and serious_faults(page) == []
 
 
 def test_a_call_waits_through_a_reload(chat: Callable[..., Any]) -> None:
@@ -172,6 +190,7 @@ def test_searching_naming_and_erasing(chat: Callable[..., Any]) -> None:
     page.get_by_label("Title").press("Enter")
     page.get_by_role("heading", name="About foxes").wait_for()
     page.get_by_role("link", name="New chat").click()
+    page.get_by_role("heading", name="New chat").wait_for()
     page.get_by_label("Search your chats").fill("BROWN fox")
     page.get_by_role("heading", name="1 conversation").wait_for()
     page.get_by_role("link", name="About foxes").click()
@@ -206,7 +225,7 @@ def test_scripts_do_not_run(chat: Callable[..., Any]) -> None:
     page.reload()
     settle(page, 1)
     assert page.evaluate("window.ran") is None
-    assert page.locator(".said script, .said img, .said a").count() == 0
+    assert page.locator(".said script, .said img, .answer a, .words a").count() == 0
 
 
 def test_judging_a_reply_and_taking_ones_chats_along(chat: Callable[..., Any], tmp_path: Path) -> None:
@@ -239,6 +258,10 @@ def test_on_a_phone(chat: Callable[..., Any], scheme: str) -> None:
     settle(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"], "nothing sticks out"
     assert page.locator(".answer pre").evaluate("one => one.scrollWidth > one.clientWidth")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy the code").click()
+    page.get_by_text("Copied.").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()").startswith("long long")
     assert serious_faults(page) == []
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("System prompt").wait_for()
@@ -279,3 +302,53 @@ def test_by_keyboard_alone(chat: Callable[..., Any]) -> None:
     page.keyboard.press("Escape")
     page.locator(".badge", has_text="stopped").wait_for()
     assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
+
+
+def test_a_page_outlives_its_studio(browser: Any, model: Obeying, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = ("--model", model.address, "--port", port)
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    with studio_process(tmp_path, *words) as studio:
+        page.goto(f"{studio.entrance}&next=/chat")
+        say(page, "echo kept")
+        settle(page, 1)
+        say(page, "slow 1500")
+        said(page, "word5 ").wait_for()
+        studio.process.kill()
+        studio.process.wait()
+    page.get_by_role("textbox", name="Message", exact=True).fill("echo a draft")
+    with studio_process(tmp_path, *words):
+        page.get_by_text("This has no reply yet.").wait_for()
+        page.get_by_role("button", name="Send").click()
+        said(page, "a draft").nth(1).wait_for()
+        assert page.locator(".answer").all_inner_texts()[0] == "kept"
+    context.close()
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+def test_behind_a_proxys_path(browser: Any, model: Obeying, tmp_path: Path) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    words = ("--root-path", "/llm", "--trusted-proxy", "127.0.0.1", "--model", model.address)
+    with studio_process(tmp_path, *words) as studio:
+        upstream = studio.address.removeprefix("http://").partition("/")[0]
+        with nginx(upstream, tmp_path) as address:
+            key = studio.entrance.partition("key=")[2]
+            page.goto(f"{address}/llm/enter?key={key}")
+            page.locator("message-composer input[type=file]").set_input_files(
+                {"name": "dark.png", "mimeType": "image/png", "buffer": DARK.data}
+            )
+            page.get_by_role("button", name="Remove dark.png").wait_for()
+            say(page, "slow 1500")
+            said(page, "word5 ").wait_for()
+            assert page.url.startswith(f"{address}/llm/chat/")
+            page.reload()
+            page.get_by_role("button", name="Stop").click()
+            page.locator(".badge", has_text="stopped").wait_for()
+            assert page.locator(".pictures img").evaluate(WIDTH) == 8
+    context.close()

@@ -133,14 +133,19 @@ def read_metrics(run: str | Path) -> list[Metric]:
     path = Path(run) / METRICS
     live: list[Metric] = []
     for number, record in enumerate(read_jsonl(path) if path.exists() else (), start=1):
-        try:
-            if "restored" in record:
-                live = [metric for metric in live if metric.step <= record["restored"]]
-            else:
-                values = {name: float(value) for name, value in record["values"].items()}
-                live.append(Metric(record["step"], record["time"], values))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{path}:{number}: not a metric record: {error!r}") from error
+        live = with_record(live, record, f"{path}:{number}")
+    return live
+
+
+def with_record(live: list[Metric], record: dict[str, Any], where: str) -> list[Metric]:
+    """The live metrics after one more record of the file: the same list with it, or what a resume leaves."""
+    try:
+        if "restored" in record:
+            return [metric for metric in live if metric.step <= record["restored"]]
+        values = {name: float(value) for name, value in record["values"].items()}
+        live.append(Metric(record["step"], record["time"], values))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{where}: not a metric record: {error!r}") from error
     return live
 
 
@@ -149,13 +154,16 @@ def read_events(run: str | Path) -> list[dict[str, Any]]:
     path = Path(run) / EVENTS
     events = list(read_jsonl(path)) if path.exists() else []
     for number, event in enumerate(events, start=1):
-        if not isinstance(event, dict) or "kind" not in event or "time" not in event:
-            raise DataError(f"{path}:{number}: not an event record")
-        if event.get("format", FORMAT) > FORMAT:
-            raise DataError(
-                f"{path}:{number}: written by a newer Whorl (format {event['format']}); upgrade whorl"
-            )
+        check_record(event, f"{path}:{number}")
     return events
+
+
+def check_record(event: Any, where: str) -> None:
+    """DataError unless this line of an events file is an event of a format that is known here."""
+    if not isinstance(event, dict) or "kind" not in event or "time" not in event:
+        raise DataError(f"{where}: not an event record")
+    if event.get("format", FORMAT) > FORMAT:
+        raise DataError(f"{where}: written by a newer Whorl (format {event['format']}); upgrade whorl")
 
 
 def series(metrics: Iterable[Metric], name: str) -> tuple[list[int], list[float]]:

@@ -120,14 +120,14 @@ def path(points: Sequence[tuple[float, float]], attributes: str) -> str:
     return f'<path {attributes} d="{"".join(words)}"/>' if words else ""
 
 
-def thin(series: Series) -> Series:
-    """At most about `MOST_POINTS` points, keeping each stretch's lowest and highest."""
+def thin(series: Series, most: int = MOST_POINTS) -> Series:
+    """At most about `most` points, keeping each stretch's lowest and highest."""
     count = len(series.steps)
-    if count <= MOST_POINTS:
+    if count <= most:
         return series
     keep: set[int] = {0, count - 1}
-    stretch = count / (MOST_POINTS / 2)
-    for number in range(MOST_POINTS // 2):
+    stretch = count / (most / 2)
+    for number in range(most // 2):
         places = range(int(number * stretch), max(int((number + 1) * stretch), int(number * stretch) + 1))
         finite = [place for place in places if place < count and math.isfinite(series.values[place])]
         if finite:

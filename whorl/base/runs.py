@@ -76,7 +76,7 @@ def read_run(path: str | Path) -> Record:
     metrics, events = read_metrics(path), read_events(path)
     config = read_toml(path / CONFIG) if (path / CONFIG).is_file() else {}
     return Record(
-        run=_sum_up(path, metrics, events),
+        run=sum_up(path, metrics, events),
         config=config,
         metrics=metrics,
         events=events,
@@ -88,7 +88,8 @@ def _runs_inside(path: Path) -> set[Path]:
     return {file.parent for name in (EVENTS, METRICS) for file in path.glob(f"*/{name}")}
 
 
-def _sum_up(path: Path, metrics: list[Metric], events: list[dict[str, Any]]) -> Run:
+def sum_up(path: Path, metrics: list[Metric], events: list[dict[str, Any]]) -> Run:
+    """A run in a line, from what its two files hold."""
     times = [metric.time for metric in metrics] + [event["time"] for event in events]
     last: dict[str, float] = {}
     for metric in metrics:

@@ -10,7 +10,11 @@ from whorl.cli.config_command import ConfigCommand
 @click.command(cls=ConfigCommand, model="whorl.quickstart.config:QuickstartConfig")
 @click.argument("recipe", type=click.Path(), required=False, metavar="[CONFIG.toml]")
 def command(recipe: str | None, overrides: list[str]) -> None:
-    """Train an assistant from this machine's own files, or yours (--data PATH), and measure it."""
+    """Train an assistant from this machine's own files, or yours (--data PATH), and measure it.
+
+    Then it meets its base model in the arena, learns from the votes by DPO, and its successor enters too
+    (--no-round-trip leaves that out). Broken off, it goes on where it was when it is called again.
+    """
     from whorl.base.config import load_config
     from whorl.quickstart.config import QuickstartConfig
 

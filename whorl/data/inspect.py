@@ -109,13 +109,13 @@ def _dataset_quantiles(directory: Path, files: list[str]) -> Iterator[tuple[str,
     yield "characters", _quantiles(np.concatenate(lengths).astype(np.float64))
     tables = [directory / name for name in files if name.startswith("signals/")]
     for name in [name for name in pq.read_schema(tables[0]).names if name != "id"] if tables else []:
-        values = np.concatenate([_numbers(pq.read_table(path, columns=[name])) for path in tables])
+        values = np.concatenate([numbers_of(pq.read_table(path, columns=[name])) for path in tables])
         values = values[np.isfinite(values)]
         if len(values):
             yield name, _quantiles(values)
 
 
-def _numbers(table: pa.Table) -> np.ndarray:
+def numbers_of(table: pa.Table) -> np.ndarray:
     """One number a document: the signal's, or the mean of its spans' scores; NaN where there is none."""
     import pyarrow as pa
 

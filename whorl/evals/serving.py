@@ -16,8 +16,15 @@ START_SECONDS = 600.0
 STOP_SECONDS = 20.0
 
 
+SERVING = r"serving .* at (http://\S+)/v1$"
+
+
 class _Server:
-    def __init__(self, command: Sequence[str]) -> None:
+    """A verb of ours that says its address and stays; `address` finds it in the line."""
+
+    def __init__(self, words: Sequence[str], address: str) -> None:
+        command = [sys.executable, "-m", "whorl", *words]
+        self._pattern = address
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace"
         )
@@ -30,7 +37,7 @@ class _Server:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.said.append(line.rstrip())
-            if found := re.search(r"serving .* at (http://\S+)/v1$", line.rstrip()):
+            if found := re.search(self._pattern, line.rstrip()):
                 self.address = found[1]
                 self._known.set()
         self._known.set()
@@ -59,8 +66,14 @@ class _Server:
 def served(model: str | Path, *words: str) -> Iterator[str]:
     """The address of a server of `model` on a free port of this machine, stopped at the end. `words`
     go to `whorl serve`. What it says when it does not start becomes the error."""
-    command = [sys.executable, "-m", "whorl", "serve", str(model), "--port", "0", *words]
-    server = _Server(command)
+    with staying("serve", str(model), "--port", "0", *words, address=SERVING) as found:
+        yield found
+
+
+@contextmanager
+def staying(*words: str, address: str) -> Iterator[str]:
+    """The address that `whorl WORDS` says, by the pattern's group, while it runs beside us."""
+    server = _Server(words, address)
     try:
         yield server.wait()
     finally:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from whorl.base.client import OpenAIClient
 from whorl.base.errors import FaultError
@@ -17,10 +22,8 @@ from whorl.data.tokenset import TokenSplit
 from whorl.evals.baselines import NGram, xz_bits, zlib_bits
 from whorl.evals.evaluation import Report, evaluate
 from whorl.evals.grading import TaskReport
+from whorl.evals.likelihood import score_tokens
 from whorl.evals.serving import served
-from whorl.models.decoder import Decoder
-from whorl.models.directory import load
-from whorl.models.likelihood import log_probs
 from whorl.models.weights import weight_version
 from whorl.quickstart.corpus import Corpus
 from whorl.quickstart.lessons import Course
@@ -69,12 +72,9 @@ def measure_figures(
     model_dir: Path, base_dir: Path, corpus: Corpus, course: Course, logbook: Logbook
 ) -> Figures:
     """Measure the models on what they have never seen: the chat model through its server's API, as
-    everyone else will meet it; the base model's bits per byte in this process."""
-    rows = likelihood_rows(load(base_dir), corpus)
-    tasks: list[tuple[Task, Sequence[Tool]]] = [(course.digits, ()), (course.arithmetic, course.tools)]
-    if course.lookups is not None:
-        tasks.append((course.lookups, course.tools))
-    reports = asyncio.run(ask_served(model_dir, tasks)).tasks
+    everyone else will meet it, and so the base model's bits per byte."""
+    rows = likelihood_rows(base_dir, corpus)
+    reports = asyncio.run(ask_served(model_dir, course.tasks)).tasks
     digits, arithmetic = reports[:2]
     rows.append(_share("digits read from images never seen", digits.score, 96))
     rows.append(_share("arithmetic on unseen operands, through the calculator", arithmetic.score, 98))
@@ -85,38 +85,61 @@ def measure_figures(
     else:
         lookups = reports[2]
         rows += [_share(calls, lookups.part("call"), 95), _share(answers, lookups.part("answer"), 80)]
+    log_figures(rows, logbook)
+    return Figures(rows, [pair for report in reports for pair in _samples(report)])
+
+
+def log_figures(rows: Sequence[Figure], logbook: Logbook) -> None:
+    """The measured ones, as results of the run."""
     for row in rows:
         if not math.isnan(row.value):
             logbook.event(
                 "result", name=row.name, value=row.value, unit=row.unit, cases=row.cases, floor=row.floor,
                 error=0.0 if math.isnan(row.error) else row.error, lower_is_better=row.lower_is_better,
             )  # fmt: skip
-    return Figures(rows, [pair for report in reports for pair in _samples(report)])
+
+
+@asynccontextmanager
+async def asked(model_dir: Path) -> AsyncIterator[OpenAIClient]:
+    """The model behind a server of its own. FaultError where other weights answer there."""
+    with served(model_dir, "--memory", str(CACHE_GB)) as address:
+        async with OpenAIClient(address) as client:
+            check_weights(await client.connect(), address, model_dir)
+            yield client
 
 
 async def ask_served(model_dir: Path, tasks: Sequence[tuple[Task, Sequence[Tool]]]) -> Report:
-    """Serve the model for as long as the tasks take. FaultError where another one answers."""
-    with served(model_dir, "--memory", str(CACHE_GB)) as address:
-        async with OpenAIClient(address) as client:
-            card = await client.connect()
-            if card.get("weight_version") != weight_version(model_dir):
-                raise FaultError(f"{address} serves other weights than {model_dir}; start again")
-            params = SamplingParams(max_tokens=CALL_TOKENS)
-            return await evaluate(client, tasks, model=str(model_dir), params=params)
+    async with asked(model_dir) as client:
+        params = SamplingParams(max_tokens=CALL_TOKENS)
+        return await evaluate(client, tasks, model=str(model_dir), params=params)
 
 
-def likelihood_rows(model: Decoder, corpus: Corpus) -> list[Figure]:
+async def score_served(
+    model_dir: Path, documents: Sequence[NDArray[np.integer]]
+) -> list[NDArray[np.float32]]:
+    async with asked(model_dir) as client:
+        return await score_tokens(client, documents, window=SEQUENCE, stride=SEQUENCE // 2)
+
+
+def check_weights(card: Mapping[str, Any], address: str, model_dir: Path) -> None:
+    """FaultError where the server at `address`, by its model's card, has other weights than the directory."""
+    if card.get("weight_version") != weight_version(model_dir):
+        raise FaultError(f"{address} serves other weights than {model_dir}; start again")
+
+
+def likelihood_rows(model_dir: Path, corpus: Corpus) -> list[Figure]:
     """Bits per byte of the held-out documents: the model's, and what compressors and 5-grams need."""
     split, training = corpus.tokens.split("validation"), corpus.tokens.split("train")
     chosen = _up_to(split, HELD_OUT_BYTES)
     say(f"scoring {len(chosen)} held-out documents")
     ids = [split.document(number) for number in chosen]
     sizes = [split.text_bytes(number) for number in chosen]
-    first = math.log2(model.config.vocab_size)  # a document's first token, which nothing predicts
-    learnt = log_probs(model, ids, window=SEQUENCE, stride=SEQUENCE // 2)
+    vocabulary = corpus.tokenizer.vocab_size
+    first = math.log2(vocabulary)  # a document's first token, which nothing predicts
+    learnt = asyncio.run(score_served(model_dir, ids))
     model_bits = [first - float(row.sum()) / math.log(2) for row in learnt]
     texts = [corpus.tokenizer.decode(row.tolist(), skip_control=True).encode() for row in ids]
-    ngram = NGram([training.document(number) for number in range(len(training))], model.config.vocab_size)
+    ngram = NGram([training.document(number) for number in range(len(training))], vocabulary)
     ngram_bits = [first + ngram.bits(row) for row in ids]
     zlib = Estimate.ratio([zlib_bits(text) for text in texts], sizes)
     ours = Estimate.ratio(model_bits, sizes)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from whorl.base.nouns import Conversation
@@ -21,6 +21,7 @@ from whorl.quickstart.corpus import Corpus
 from whorl.tasks.arithmetic import Arithmetic
 from whorl.tasks.digits import Digits
 from whorl.tasks.lookups import LookUps
+from whorl.tasks.task import Task
 from whorl.tools.builtin import calculator_tool, lookup_tool, titles
 from whorl.tools.definition import Tool
 from whorl.tools.entries import Entry
@@ -28,6 +29,7 @@ from whorl.tools.pythondocs import PythonDocs
 
 # Shares of conversations. Look-ups are the hardest: a name never seen is to be copied exactly.
 LOOKUPS, ARITHMETIC, DIGITS, MEMORIES = 0.35, 0.18, 0.44, 0.03
+ARENA_PROMPTS = 300  # held-out ones of each task, for battles
 LEAST_NAMES = 20  # titles below which there is nothing to hold out
 
 
@@ -64,6 +66,23 @@ class Course:
             task = LookUps(sentences=sentences, seed=self.seed, n_test=cases)
         enough = len(sentences) >= LEAST_NAMES and task.names["train"] and task.names["test"]
         return task if enough else None
+
+    @property
+    def tasks(self) -> list[tuple[Task, Sequence[Tool]]]:
+        """What is asked of the model, each with the tools it may call."""
+        tasks: list[tuple[Task, Sequence[Tool]]] = [(self.digits, ()), (self.arithmetic, self.tools)]
+        return tasks if self.lookups is None else [*tasks, (self.lookups, self.tools)]
+
+    @property
+    def arena_tasks(self) -> list[tuple[Task, Sequence[Tool]]]:
+        """The same with as many held-out prompts as battles need, however few the figures were asked to take.
+        Of the digits, those few are all that is held out."""
+        tasks: list[tuple[Task, Sequence[Tool]]] = [
+            (self.digits, ()), (replace(self.arithmetic, n_test=ARENA_PROMPTS), self.tools)
+        ]  # fmt: skip
+        if self.lookups is not None:
+            tasks.append((replace(self.lookups, n_test=ARENA_PROMPTS), self.tools))
+        return tasks
 
     def conversations(self, n: int) -> Iterator[Conversation]:
         """`n` conversations to learn from, the same ones for the same seed."""

@@ -1,30 +1,33 @@
-"""`whorl quickstart`: documents → tokens → pre-training → chat training → figures, in the time given."""
+"""`whorl quickstart`: documents → tokens → pre-training → chat training → figures, in the time given; then
+the round trip through the arena."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-import threading
+import time
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
+from whorl.arena.store.store import Store, default_store
 from whorl.base.files import write_json
 from whorl.base.logbook import Logbook
 from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import duration, say
 from whorl.base.report import write_report
-from whorl.evals.serving import served
 from whorl.models.weights import weight_version
+from whorl.quickstart.arena_rows import left_out_rows
 from whorl.quickstart.config import QuickstartConfig
 from whorl.quickstart.corpus import Corpus, build_corpus, check_paths
+from whorl.quickstart.ending import stay
 from whorl.quickstart.figures import Figure, Figures, measure_figures
 from whorl.quickstart.learning import learn_chat, pretrain
 from whorl.quickstart.lessons import plan_course
-from whorl.quickstart.plan import Plan, make_plan
+from whorl.quickstart.plan import ROUND_TRIP, Plan, make_plan, plan_round_trip
+from whorl.quickstart.round_trip import RoundTrip, move_models
 from whorl.quickstart.stages import MemoryWatch, Stages
-from whorl.quickstart.table import run_rows, stage_lines, table_lines
+from whorl.quickstart.table import LEFT_OUT, run_rows, stage_lines, table_lines
 
 
 def quickstart(config: QuickstartConfig) -> Figures:
@@ -33,32 +36,33 @@ def quickstart(config: QuickstartConfig) -> Figures:
     keep_freed_memory()
     workspace = Path(config.workspace or os.environ.get("WHORL_WORKSPACE", "") or ".")
     run = workspace / "runs" / config.name
+    votes = default_store(workspace)
     if config.fresh and run.exists():
-        _put_aside(run)
+        _put_aside(run, votes)
     with MemoryWatch() as memory, Logbook(run) as logbook:
         stages = Stages(run, logbook, memory)
-        if stages.done("figures"):
+        if all(stages.done(name) for name in ("figures", *([] if config.no_round_trip else ROUND_TRIP))):
             say(f"{run} is finished; --fresh begins anew")
         else:
             logbook.config(config)
-            if not _train(config, run, stages, logbook):
+            if not _train(config, run, votes, stages, logbook):
                 return Figures([], [])
-        figures = _figures(stages.value("figures"))
-        rows = run_rows(stages, config.minutes) + figures.rows
-        _show(rows, figures, stages, run)
+        figures = _figures(stages)
+        _show(run_rows(stages, config.minutes) + figures.rows, figures, stages, run)
     if sys.stdout.isatty() and not config.no_serve:
-        stay(run / "model")
+        stay(workspace, run / "model")
     return figures
 
 
-def _train(config: QuickstartConfig, run: Path, stages: Stages, logbook: Logbook) -> bool:
-    """Every stage that is not done; False where a signal asked to leave."""
+def _train(config: QuickstartConfig, run: Path, votes: Path, stages: Stages, logbook: Logbook) -> bool:
+    """Every stage that is not done, the store of votes being `votes`; False where a signal asked to leave."""
     if not stages.done("plan"):
         with stages.stage("plan") as kept:
             plan = make_plan(config, logbook)
             kept["value"] = plan.to_json()
     plan = Plan(**stages.value("plan"))
-    for line in plan.lines():
+    trip = None if config.no_round_trip else plan_round_trip(plan.minutes)
+    for line in [*plan.lines(), *([trip.line()] if trip else [])]:
         say(line)
     with stages.stage("data", plan.budget["data"]):
         corpus = build_corpus(config, run / "data")
@@ -72,16 +76,28 @@ def _train(config: QuickstartConfig, run: Path, stages: Stages, logbook: Logbook
     ):
         if stages.done(name):
             continue
+        began = time.monotonic()
         with stages.stage(name, plan.budget[name]) as kept, Logbook(run / name) as book:
             book.config(config, inputs_of(corpus, run if name == "chat" else None))
             state = work(book)
-            kept["value"] = state.loss
+            reason = {"reason": "signal"} if state.left else {}
+            book.event("finish", step=state.step, seconds=time.monotonic() - began, **reason)
+            kept["value"], kept["left"] = state.loss, state.left
         if state.left:
             return False
-    with stages.stage("figures", plan.budget["figures"]) as kept:
-        figures = measure_figures(run / "model", run / "base", corpus, course, logbook)
-        kept["value"] = figures.to_json()
-    logbook.event("finish", seconds=stages.seconds)
+    if not stages.done("figures"):
+        with stages.stage("figures", plan.budget["figures"]) as kept:
+            figures = measure_figures(run / "model", run / "base", corpus, course, logbook)
+            kept["value"] = figures.to_json()
+    if trip is not None:
+        asked, dtype = course.arena_tasks, plan.dtype
+        with (
+            Store.open(votes) as store,
+            closing(RoundTrip(run, store, trip, asked, stages, logbook, config.seed, dtype)) as back,
+        ):
+            if not back.go():
+                return False
+    logbook.event("finish", seconds=stages.seconds())
     return True
 
 
@@ -91,17 +107,30 @@ def inputs_of(corpus: Corpus, run: Path | None = None) -> dict[str, str]:
     return inputs if run is None else inputs | {"model": weight_version(run / "base")}
 
 
-def _put_aside(run: Path) -> None:
+def _put_aside(run: Path, votes: Path) -> None:
+    """Give the run's folder another name; the store is told where its models are now."""
     number = 1
     while (aside := run.with_name(f"{run.name}-{number}")).exists():
         number += 1
+    before = run.resolve()
     run.rename(aside)
+    if votes.exists():
+        with Store.open(votes) as store:
+            move_models(store, before, aside.resolve())
     say(f"the earlier run is now {aside}")
 
 
-def _figures(stored: dict[str, list[Any]]) -> Figures:
+def _figures(stages: Stages) -> Figures:
+    """All that was measured, and the rows of a round trip that was left out."""
     known = {field.name for field in fields(Figure)}
-    rows = [Figure(**{key: value for key, value in row.items() if key in known}) for row in stored["rows"]]
+    stored = stages.value("figures")
+    back = stages.value("rematch")["rows"] if stages.done("rematch") else []
+    rows = [
+        Figure(**{key: value for key, value in row.items() if key in known})
+        for row in [*stored["rows"], *back]
+    ]
+    if not back:
+        rows += left_out_rows(LEFT_OUT)
     return Figures(rows, [(question, reply) for question, reply in stored["samples"]])
 
 
@@ -117,29 +146,9 @@ def _show(rows: list[Figure], figures: Figures, stages: Stages, run: Path) -> No
         print(f"  {question}\n    → {reply}")
     write_json(run / "figures.json", figures.to_json())
     report = write_report(run)
-    print(f"\nmodel   {run / 'model'}\nreport  {report}\nwhole run {duration(stages.seconds)}")
-
-
-def stay(model: Path) -> None:
-    """Serve the model until Ctrl-C, and say what can be done with it."""
-    with served(model) as address:
-        print(f"\nserved at {address}/v1 until Ctrl-C. In another terminal:")
-        for line in next_commands(address, model):
-            print(f"  {line}")
-        try:
-            # Woken now and then: a signal that another thread took is answered only when this one runs.
-            while not threading.Event().wait(0.5):
-                pass
-        except KeyboardInterrupt:
-            say("")
-
-
-def next_commands(address: str, model: Path) -> list[str]:
-    """What a newcomer may want next, with this run's paths."""
-    place = shlex.quote(str(model))
-    return [
-        f"whorl chat {address} --temperature 0",
-        f"whorl eval {address} --tasks digits,arithmetic,lookups --tools known",
-        f"whorl sft {place} YOUR_CHATS.jsonl",
-        "whorl quickstart --fresh --data YOUR_FILES",
-    ]
+    learnt = run / "dpo" / "model"
+    if learnt.exists():
+        print(f"\nmodel   {run / 'model'}\nby DPO  {learnt}\nreport  {report}")
+    else:
+        print(f"\nmodel   {run / 'model'}\nreport  {report}")
+    print(f"whole run {duration(stages.seconds())}")

@@ -35,6 +35,10 @@ MEASURED = 1
 SHARES = {"data": 0.05, "pretrain": 0.17, "chat": 0.43, "figures": 0.15}
 WANTED = {"pretrain": 800_000, "chat": 1_500_000}  # tokens below which the floors were not met in trials
 MEASURED_STEPS = 7
+# The round trip comes on top: shares of the same time, and how many battles are fought in ten minutes' run.
+ROUND_TRIP = {"arena": 0.10, "dpo": 0.08, "rematch": 0.07}
+BATTLES = {"train": 200, "rate": 100, "rematch": 200}
+USUAL_MINUTES, LEAST_BATTLES = 10.0, 6
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ class Plan:
     def model(self, image_token: int, vocabulary: int = VOCABULARY) -> ModelConfig:
         return model_config((self.d_model, self.layers, self.d_ff), image_token, vocabulary)
 
+    @property
+    def minutes(self) -> float:
+        """What the run was given when it was planned."""
+        return self.budget["data"] / SHARES["data"] / 60
+
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 
@@ -68,6 +77,29 @@ class Plan:
             + ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.budget.items()),
         ]
         return told + ([f"note: {self.warning}"] if self.warning else [])
+
+
+@dataclass(frozen=True)
+class RoundTripPlan:
+    """The battles of each round, and the budget in seconds of each stage."""
+
+    battles: dict[str, int]
+    budget: dict[str, float]
+
+    def line(self) -> str:
+        """What comes on top, for people."""
+        return (
+            f"then the round trip, {duration(sum(self.budget.values()))} more: "
+            + ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.budget.items())
+            + f"; {sum(self.battles.values())} battles (--no-round-trip leaves it out)"
+        )
+
+
+def plan_round_trip(minutes: float) -> RoundTripPlan:
+    """For a run of so many minutes: shorter ones have fewer battles, longer ones no more."""
+    share = min(1.0, minutes / USUAL_MINUTES)
+    battles = {name: max(LEAST_BATTLES, round(share * count)) for name, count in BATTLES.items()}
+    return RoundTripPlan(battles, {name: share * 60 * minutes for name, share in ROUND_TRIP.items()})
 
 
 def model_config(shape: tuple[int, int, int], image_token: int, vocabulary: int = VOCABULARY) -> ModelConfig:

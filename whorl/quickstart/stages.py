@@ -59,16 +59,17 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, budget: float = 0.0) -> Iterator[dict[str, Any]]:
-        """Time a stage; what is put into the dictionary as "value" is kept with it. An earlier, broken
-        attempt's seconds count too."""
+        """Time a stage; what is put into the dictionary as "value" is kept with it. One that was asked to
+        leave puts that in as "left", and is not done. An earlier, broken attempt's seconds count too."""
         before = self.known.get(name, {}).get("seconds", 0.0)
         say(f"── {name}" + (f" (budget {duration(budget)})" if budget else ""))
         self.logbook.event("stage", name=name, state="begin", budget=budget)
-        started, kept = time.perf_counter(), {"value": None}
+        started = time.perf_counter()
+        kept: dict[str, Any] = {"value": None, "left": ""}
         finished = False
         try:
             yield kept
-            finished = True
+            finished = not kept["left"]
         finally:
             seconds = before + time.perf_counter() - started
             self.known[name] = {
@@ -78,9 +79,9 @@ class Stages:
             write_json(self.path, {"format": FORMAT, "stages": self.known})
         self.logbook.event("stage", name=name, seconds=seconds, budget=budget, memory=self.memory.peak)
 
-    @property
-    def seconds(self) -> float:
-        return sum(stage["seconds"] for stage in self.known.values())
+    def seconds(self, *without: str) -> float:
+        """Of all stages but these."""
+        return sum(stage["seconds"] for name, stage in self.known.items() if name not in without)
 
     @property
     def peak(self) -> int:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from whorl.base.progress import duration
 from whorl.quickstart.figures import Figure
+from whorl.quickstart.plan import ROUND_TRIP
 from whorl.quickstart.stages import Stages
 
 MEMORY_LIMIT = 4e9
+WHOLE = 1.5  # of the minutes a run is given, with its round trip
+LEFT_OUT = "left out: --no-round-trip"
+DIGITS = {"%": (1, 1), "points": (0, 0), "votes": (0, 0)}  # after the point, of value and standard error
 
 
 def run_rows(stages: Stages, minutes: float) -> list[Figure]:
-    """The whole run's time and memory, as rows."""
+    """The run's time and memory, as rows; `minutes` are those it was given up to its figures."""
+    whole = Figure("whole run, round trip included", note=LEFT_OUT)
+    if all(stages.done(name) for name in ROUND_TRIP):
+        whole = replace(whole, value=stages.seconds() / 60, floor=WHOLE * minutes, lower_is_better=True,
+                        unit="minutes", note="")  # fmt: skip
     return [
-        Figure("whole run", stages.seconds / 60, floor=minutes, lower_is_better=True, unit="minutes"),
+        Figure("run up to its figures", stages.seconds(*ROUND_TRIP) / 60, floor=minutes, lower_is_better=True,
+               unit="minutes"),
+        whole,
         Figure("peak memory of the process tree", stages.peak / 1e9, floor=MEMORY_LIMIT / 1e9,
                lower_is_better=True, unit="GB"),
     ]  # fmt: skip
@@ -34,8 +45,9 @@ def table_lines(rows: list[Figure]) -> list[str]:
 def _cells(row: Figure) -> tuple[str, str, str, str, str, str]:
     if math.isnan(row.value):
         return row.name, "—", "", "", _floor(row), row.note
-    value = f"{row.value:.1f} %" if row.unit == "%" else f"{row.value:.2f} {row.unit}"
-    error = "" if math.isnan(row.error) else f"{row.error:.1f}" if row.unit == "%" else f"{row.error:.3f}"
+    digits, finer = DIGITS.get(row.unit, (2, 3))
+    value = f"{row.value:.{digits}f} {row.unit}"
+    error = "" if math.isnan(row.error) else f"{row.error:.{finer}f}"
     verdict = {None: row.note, True: "met", False: "NOT MET"}[row.met]
     return row.name, value, error, f"{row.cases:,}" if row.cases else "", _floor(row), verdict
 
@@ -44,7 +56,8 @@ def _floor(row: Figure) -> str:
     if row.floor is None:
         return ""
     sign = "< " if row.lower_is_better else "≥ "
-    return f"{sign}{row.floor:g} %" if row.unit == "%" else f"{sign}{row.floor:.2f}"
+    digits, _ = DIGITS.get(row.unit, (2, 3))
+    return f"{sign}{row.floor:g} %" if row.unit == "%" else f"{sign}{row.floor:.{digits}f}"
 
 
 def stage_lines(stages: Stages) -> list[str]:

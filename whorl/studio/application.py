@@ -22,9 +22,12 @@ from whorl import __version__
 from whorl.serve.api.errors import ApiError, add_handlers, error_response
 from whorl.serve.api.guards import BodyLimit, Linger
 from whorl.studio.battles.pages import add_battles
+from whorl.studio.board.pages import add_board
 from whorl.studio.chat.pages import add_chat
+from whorl.studio.datasets.pages import add_datasets
 from whorl.studio.models.pages import add_models
 from whorl.studio.people.pages import add_people
+from whorl.studio.runs.pages import add_runs
 from whorl.studio.studio import Studio
 from whorl.studio.web.guards import SAFE, SameOrigin, SecurityHeaders, WholePath
 from whorl.studio.web.pages import STATIC
@@ -59,7 +62,10 @@ def app(studio: Studio) -> FastAPI:
     made.mount("/static", Files(directory=Path(str(STATIC))), name="static")
     add_people(made, studio)
     add_battles(made, studio)
+    add_board(made, studio)
     add_models(made, studio)
+    add_runs(made, studio)
+    add_datasets(made, studio)
     add_chat(made, studio)
 
     @made.get("/")

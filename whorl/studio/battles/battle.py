@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 from whorl.arena.store.records import Consent, Side, Turn, Winner
 from whorl.arena.store.votes import NOT_TO_RATE
 from whorl.base.nouns import Conversation, Message, SamplingParams
+from whorl.studio.battles.answer import Answer, as_seen, rendered
 from whorl.studio.config import StudioLimits
 from whorl.studio.models.pool import ModelPool
-from whorl.studio.models.reply import Finished, Reply
-from whorl.studio.web.markdown import render_markdown
+from whorl.studio.models.reply import Finished
 from whorl.studio.web.streams import EventLog
 
 State = Literal["answering", "open", "over", "voted"]
@@ -46,35 +45,20 @@ class Cast(NamedTuple):
 
 @dataclass
 class Exchange:
-    """A person's message, and the two replies once both are there."""
+    """A person's message, and both answers once they are there: each a reply, or several with the tools
+    called in between."""
 
     asked: Message
-    replies: dict[Side, Message] = field(default_factory=dict)
+    answers: dict[Side, tuple[Message, ...]] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
-        return len(self.replies) == len(WORDS)
+        return len(self.answers) == len(WORDS)
 
     @cached_property
     def rendered(self) -> dict[str, Any]:
-        """Both replies as a page shows them: once they are whole they stay as they are."""
-        return {word: _reply(self.replies[side]) for side, word in WORDS.items()}
-
-
-class SideLog(EventLog):
-    """One side's text as an event of the battle's; all else a reply tells stays here."""
-
-    def __init__(self, battle: EventLog, side: str) -> None:
-        super().__init__()
-        self._battle, self._side = battle, side
-
-    def add(self, name: str, data: Mapping[str, Any], *, replaces: bool = False) -> None:
-        if name == "text":
-            shown = {"side": self._side, "html": data["html"], "reasoning": data["reasoning"]}
-            self._battle.add(f"text-{self._side}", shown, replaces=replaces)
-
-    def end(self) -> None:
-        """The battle's ends when both have ended."""
+        """Both answers as a page shows them: once they are whole they stay as they are."""
+        return {word: rendered(self.answers[side]) for side, word in WORDS.items()}
 
 
 @dataclass(kw_only=True)
@@ -93,7 +77,7 @@ class Battle:
     vote: Cast | None = None
     again: bool = False
     log: EventLog = field(default_factory=EventLog)
-    replies: dict[Side, Reply] = field(default_factory=dict)
+    answers: dict[Side, Answer] = field(default_factory=dict)
     finished: dict[Side, Finished] = field(default_factory=dict)
     stopped: bool = False
     touched: float = field(default_factory=time.monotonic)  # when it was last answered
@@ -105,12 +89,13 @@ class Battle:
         exchanges: list[Exchange] = []
         weights: dict[Side, set[str]] = {"a": set(), "b": set()}
         for turn in turns:
-            if turn.message is None or turn.message.role not in ("user", "assistant"):
+            if turn.message is None:
                 continue
             if turn.message.role == "user":
                 exchanges.append(Exchange(turn.message))
-            elif exchanges:
-                exchanges[-1].replies[turn.side] = turn.message
+            elif exchanges and turn.side:
+                answers = exchanges[-1].answers
+                answers[turn.side] = (*answers.get(turn.side, ()), turn.message)
                 weights[turn.side] |= {turn.weight_version} - {""}
         whole = bool(exchanges) and all(one.whole for one in exchanges)
         battle = cls(exchanges=exchanges, weights=weights, **known)
@@ -122,15 +107,13 @@ class Battle:
         """Bytes of its images: what makes a battle heavy."""
         return sum(len(image.data) for one in self.exchanges for image in one.asked.images)
 
-    # -- its replies -------------------------------------------------------------------------------
+    # -- its answers -------------------------------------------------------------------------------
 
     def seen_by(self, side: Side) -> tuple[Message, ...]:
         """The conversation as one of the two has it; what it thought is not told it again."""
         seen: list[Message] = []
         for exchange in self.exchanges:
-            seen.append(exchange.asked)
-            if side in exchange.replies:
-                seen.append(Message(role="assistant", content=exchange.replies[side].content))
+            seen += [exchange.asked, *as_seen(exchange.answers.get(side, ()))]
         return tuple(seen)
 
     def start(self, pool: ModelPool, limits: StudioLimits, seed: int) -> list[asyncio.Task[None]]:
@@ -139,20 +122,17 @@ class Battle:
         self.touched = time.monotonic()
         params = SamplingParams(temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=seed)
         for side, word in WORDS.items():
-            self.replies[side] = Reply(
+            self.answers[side] = Answer(
                 model=self.models[side], conversation=Conversation(messages=self.seen_by(side)),
-                params=params, keep=self._keeper(side), log=SideLog(self.log, word),
+                params=params, show=partial(self._show, word), done=partial(self.finished.__setitem__, side),
             )  # fmt: skip
-        for reply in self.replies.values():
-            reply.start(pool, limits)
-        return [reply.task for reply in self.replies.values() if reply.task is not None]
+        for answer in self.answers.values():
+            answer.start(pool, limits)
+        return [answer.task for answer in self.answers.values() if answer.task is not None]
 
-    def _keeper(self, side: Side) -> Any:
-        async def keep(finished: Finished) -> dict[str, Any]:
-            self.finished[side] = finished
-            return {}
-
-        return keep
+    def _show(self, word: str, text: dict[str, str]) -> None:
+        """One side's answer so far is an event of the battle's; all else that it tells stays with it."""
+        self.log.add(f"text-{word}", {"side": word, **text}, replaces=True)
 
     def failing(self) -> list[Side]:
         """The sides that ended without a whole reply, as far as is known."""
@@ -160,13 +140,13 @@ class Battle:
 
     def stop(self) -> None:
         self.stopped = True
-        for reply in self.replies.values():
-            reply.stop()
+        for answer in self.answers.values():
+            answer.stop()
 
     def settle(self) -> None:
-        """Both have ended well: their replies are part of the conversation."""
+        """Both have ended well: their answers are part of the conversation."""
         for side, finished in self.finished.items():
-            self.exchanges[-1].replies[side] = finished.message
+            self.exchanges[-1].answers[side] = tuple(self.answers[side].said)
             self.weights[side] |= {finished.weight_version} - {""}
         self._end("open")
 
@@ -198,10 +178,6 @@ class Battle:
 def _exchange(exchange: Exchange) -> dict[str, Any]:
     asked = {"text": exchange.asked.text, "images": [one.to_data_uri() for one in exchange.asked.images]}
     return {"asked": asked} | (exchange.rendered if exchange.whole else dict.fromkeys(WORDS.values()))
-
-
-def _reply(message: Message) -> dict[str, str]:
-    return {"html": render_markdown(message.text), "reasoning": render_markdown(message.reasoning or "")}
 
 
 def in_words(reason: str) -> str:

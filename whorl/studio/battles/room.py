@@ -165,20 +165,18 @@ class BattleRoom:
             say(f"battle {battle.id}: {battle.models[side]} failed: {said}")
         for side in WORDS:
             if side not in battle.finished:
-                battle.replies[side].stop()
+                battle.answers[side].stop()
         battle.give_up(_failure(failed))
 
     async def _settle(self, battle: Battle) -> None:
-        """Keep both replies. Ones that were stopped before they had said anything are none."""
-        if battle.stopped and not all(one.message.text for one in battle.finished.values()):
+        """Keep both answers. Ones that were stopped before they had said anything are none."""
+        said = {side: battle.answers[side].said for side in battle.finished}
+        if battle.stopped and not all(any(one.text for one in messages) for messages in said.values()):
             battle.give_up(STOPPED_EARLY)
             return
         try:
-            said = {
-                side: [Said(message=one.message, weight_version=one.weight_version)]
-                for side, one in battle.finished.items()
-            }
-            await run_in_threadpool(self._store.answer, battle.id, a=said["a"], b=said["b"])
+            kept = {side: _kept(said[side], one.weight_version) for side, one in battle.finished.items()}
+            await run_in_threadpool(self._store.answer, battle.id, a=kept["a"], b=kept["b"])
         except WhorlError as error:
             say(f"battle {battle.id}: its answers were not kept: {error}")
             battle.give_up("The answers could not be kept.")
@@ -278,6 +276,10 @@ class BattleRoom:
             if oldest.state != "answering" and oldest is not battle:
                 held -= oldest.size
                 del self._held[oldest.id]
+
+
+def _kept(said: Sequence[Message], weights: str) -> list[Said]:
+    return [Said(message=one, weight_version=weights if one.role == "assistant" else "") for one in said]
 
 
 def _failure(sides: list[Side]) -> str:

@@ -100,11 +100,13 @@ class Exchange:
             self.log.end()
 
     async def _talk(self) -> None:
-        spent = await self._use_tools(0)
+        spent = await self._use_tools(0)  # those that an earlier exchange left open
         while not self.stopped:
             turn = await self._answer()
             if turn is None or turn.message is None or not turn.message.tool_calls:
                 return
+            if self.stopped or (turn.trace or {}).get("ending") == "failed":
+                return  # what it wanted may be asked about later, when its person goes on from here
             warned = spent > MOST_CALLS
             spent = await self._use_tools(spent)
             if warned:
@@ -181,7 +183,7 @@ class Exchange:
             return spent
         first = len(turn.message.tool_calls) - len(calls)
         left = max(0, MOST_CALLS - spent)
-        states = {first + place: "asking" if may_act(call, self.tools) else "running"
+        states = {first + place: "asking" if may_act(call) else "running"
                   for place, call in enumerate(calls)}  # fmt: skip
         if self.conversation in self.allowed:
             states = dict.fromkeys(states, "running")
@@ -214,7 +216,7 @@ class Exchange:
             return SPENT
         states[place] = "running"
         self._show_calls(turn, states)
-        return await run_in_threadpool(run_call, call, self.tools)
+        return await run_in_threadpool(run_call, call)
 
     def _show_calls(self, turn: Turn, states: dict[int, str]) -> None:
         told = {str(place): state for place, state in states.items()}

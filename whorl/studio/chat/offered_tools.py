@@ -1,15 +1,13 @@
-"""The tools a conversation may offer its model."""
+"""The tools that a conversation tells its model of, and what comes of calls."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 from whorl.base.errors import InputError
 from whorl.base.nouns import ToolCall
-from whorl.tools import Tool, calculator_tool, clock_tool, lookup_tool
+from whorl.studio.models.tools import all_tools
 
 MOST_CALLS = 8  # that one message may lead to
 # What a page says of each; the model reads the tool's own schema.
@@ -18,12 +16,6 @@ WORDS = {
     "clock": "the date and time of this machine",
     "lookup": "Python's documentation, as it is installed here",
 }
-
-
-@cache
-def all_tools() -> Mapping[str, Tool]:
-    made = (calculator_tool(), clock_tool(), lookup_tool())
-    return MappingProxyType({tool.name: tool for tool in made})
 
 
 def schemas(names: Sequence[str]) -> list[dict[str, Any]]:
@@ -35,15 +27,15 @@ def schemas(names: Sequence[str]) -> list[dict[str, Any]]:
     return [known[name].schema for name in dict.fromkeys(names)]
 
 
-def run_call(call: ToolCall, offered: Sequence[Mapping[str, Any]]) -> str:
-    """A call's result. A tool that was not offered is not there for the model."""
-    names = {str(one.get("function", {}).get("name")) for one in offered} & set(all_tools())
-    if call.name not in names:
-        return f"error: there is no tool {call.name!r}; there are {', '.join(sorted(names)) or 'none'}"
-    return all_tools()[call.name].call(call.arguments)
+def run_call(call: ToolCall) -> str:
+    """A call's result. A model that was trained with a tool knows it without being told of it: whether a
+    call acts is the person's word, not the prompt's."""
+    known = all_tools()
+    if call.name not in known:
+        return f"error: there is no tool {call.name!r}; there are {', '.join(sorted(known))}"
+    return known[call.name].call(call.arguments)
 
 
-def may_act(call: ToolCall, offered: Sequence[Mapping[str, Any]]) -> bool:
+def may_act(call: ToolCall) -> bool:
     """Whether the call would run anything, and so is asked about."""
-    names = {str(one.get("function", {}).get("name")) for one in offered}
-    return call.name in names and call.name in all_tools()
+    return call.name in all_tools()

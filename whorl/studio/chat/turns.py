@@ -16,7 +16,13 @@ from whorl.base.nouns import Conversation, ToolCall
 from whorl.serve.api.errors import ApiError
 from whorl.studio.web.markdown import render_markdown
 
-_rendered = lru_cache(maxsize=1024)(render_markdown)
+REMEMBERED = 20_000  # characters of a text whose rendering is kept
+
+_remembered = lru_cache(maxsize=1024)(render_markdown)
+
+
+def _rendered(text: str) -> str:
+    return _remembered(text) if len(text) <= REMEMBERED else render_markdown(text)
 
 
 def own_chat(store: Store, conversation: str, person: int) -> Any:

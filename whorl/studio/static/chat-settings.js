@@ -50,7 +50,8 @@ export function chosenSampling() {
 }
 export const chosenTools = () => [...tools.querySelectorAll("input:checked")].map((one) => one.value);
 export const systemPrompt = () => system.value;
-export const rememberedModel = () => held(key).model ?? held(NEW).model;
+/** The model this conversation was last asked with, or `last`, or the one new ones are. */
+export const rememberedModel = (last) => held(key).model ?? last ?? held(NEW).model;
 
 /** What is set now is kept: for this conversation, and for those to come. */
 export function keep(more = {}) {
@@ -75,7 +76,7 @@ export function showSettings(words, talk, prompt = "") {
     box.addEventListener("change", () => keep());
     return element("label", { className: "choice", for: box.id }, box, element("span", {}, name, " ", element("span", { className: "hint" }, says)));
   }));
-  if (talk) tools.append(element("p", { className: "hint" }, "Chosen when a conversation begins."));
+  if (talk) tools.append(element("p", { className: "hint" }, "What the model is told of, chosen when a conversation begins. One that knows a tool may call it untold; you are asked first."));
   system.value = prompt;
   document.querySelector("#system-hint").textContent = talk
     ? "This conversation stands under it. To change it, write another here and edit the first message: that begins a new branch."
@@ -83,8 +84,8 @@ export function showSettings(words, talk, prompt = "") {
 }
 
 /** A new conversation takes over what was set for it. */
-export function adopt(talk) {
-  const now = { ...held(key), sampling: chosenSampling() };
+export function adopt(talk, model) {
+  const now = { sampling: chosenSampling(), model };
   key = `chat:${talk.id}`;
   localStorage.setItem(key, JSON.stringify(now));
 }

@@ -1,7 +1,7 @@
 // One turn of a conversation as an element: what was said, and what its person can do about it.
-// `acts` are the page's own doings: {retry, edit, cancelEdit, resend, choose, judge, decide}.
+// `acts` are the page's own doings: {retry, edit, cancelEdit, resend, choose, judge, decide, sight, limit, way, article}.
 import { attempt, element, icon, post, root } from "./studio.js";
-import { copy, modelSaid, personSaid, setHtml, showText, toolCall } from "./talk.js";
+import { copy, copyable, modelSaid, personSaid, setHtml, showText, toolCall } from "./talk.js";
 
 /** A small button with an icon; `word` is its name and its hint. */
 function action(name, word, work, more = {}) {
@@ -44,6 +44,7 @@ function editor(turn, images, acts) {
   composer.addEventListener("keydown", (event) => event.key === "Escape" && acts.cancelEdit(turn));
   made.ready = async () => {
     composer.text = turn.text;
+    composer.blind = acts.sight();
     composer.focus();
     composer.images = await Promise.all(images.map(asUri));
   };
@@ -63,6 +64,7 @@ async function asUri(address) {
 export function modelTurn(turn, place, acts) {
   const made = modelSaid(turn.model);
   showText(made, { html: turn.html, reasoning: turn.reasoning });
+  copyable(made.querySelector(".answer"));
   turn.calls.forEach((call, number) => made.append(callCard(turn, call, number, place, acts)));
   if (turn.ending === "failed") made.append(element("p", { className: "fault" }, `It broke off: ${turn.error || "no reason given"}`));
   if (turn.better) {
@@ -91,7 +93,7 @@ function facts(turn, place) {
   if (turn.rate) made.append(element("span", { title: turn.tokens ? `${turn.tokens} tokens` : "" }, `${turn.rate} tokens/s`));
   if (turn.weights) {
     const [tag, more] = place.documents ? ["a", { href: `${root}/data/trace/${encodeURIComponent(turn.weights)}` }] : ["span", {}];
-    const short = turn.weights.length > 10 ? `${turn.weights.slice(0, 8)}…` : turn.weights;
+    const short = turn.weights.length > 14 ? `${turn.weights.slice(0, 12)}…` : turn.weights;
     made.append(element("span", {}, "weights ", element(tag, { ...more, className: "mono", title: turn.weights }, short)));
   }
   return made;
@@ -151,7 +153,8 @@ function reasonForm(turn, value, acts) {
 
 function betterForm(turn, made, acts) {
   made.querySelector(".reason-form, .better-form")?.remove();
-  const area = element("textarea", { value: turn.better ?? turn.text, rows: 6, "aria-label": "The reply as it should have been" });
+  const text = turn.better ?? turn.text;
+  const area = element("textarea", { value: text, rows: Math.min(14, 3 + text.split("\n").length + text.length / 90), "aria-label": "The reply as it should have been" });
   const form = element("form", { className: "better-form" }, area, element("p", { className: "hint" }, "With this chat for training, the next model learns to prefer yours."),
     element("div", { className: "row" }, element("button", { className: "primary slim" }, "Save"), closing(() => form.remove(), made)));
   form.addEventListener("submit", (event) => {
@@ -160,6 +163,8 @@ function betterForm(turn, made, acts) {
   });
   made.append(form);
   area.focus();
+  area.setSelectionRange(0, 0);
+  area.scrollTop = 0;
 }
 
 function closing(work, made) {

@@ -1,21 +1,18 @@
 // The chat's page: one conversation as a tree, its exchanges as they happen, and the settings around it.
 import "./composer.js";
+import { about, chosenConsent } from "./chat-about.js";
 import { putFirst, showList } from "./chat-list.js";
-import { adopt, chosenSampling, chosenTools, keep, rememberedModel, showSettings, systemPrompt } from "./chat-settings.js";
+import { chosenModel, followModels, sight } from "./chat-models.js";
+import { adopt, chosenSampling, chosenTools, showSettings, systemPrompt } from "./chat-settings.js";
 import { Tree } from "./chat-tree.js";
 import { modelTurn, personTurn } from "./chat-turn.js";
-import { ask, attempt, confirmed, del, element, get, icon, listen, post, root, toast } from "./studio.js";
+import { attempt, element, get, icon, listen, post, root, toast } from "./studio.js";
 import { fault, modelSaid, showText, showWaiting } from "./talk.js";
 
 const page = document.querySelector("#main");
 const data = JSON.parse(page.dataset.chat);
 const at = (name) => document.querySelector(`#${name}`);
-const [place, scroller, composer, picker, consent] = ["talk", "scroller", "composer", "model", "consent"].map(at);
-const MEANS = {
-  none: "Nobody learns from it, and nobody is rated by it.",
-  rate: "It may help to judge models, never to train them.",
-  train: "Messages, thumbs and better replies may train the next model.",
-};
+const [place, scroller, composer] = ["talk", "scroller", "composer"].map(at);
 
 let talk = data.talk; // the conversation, null before its first message
 let tree = new Tree(talk?.id ?? "", talk?.turns ?? []);
@@ -24,7 +21,6 @@ let live = null; // the reply that is being made: {parent, element}
 let failure = null; // a reply that did not come: {parent, ending, error}
 let calls = { turn: 0, states: {} };
 let editing = 0; // the turn that is edited
-let models = data.models;
 let hangUp = () => {};
 
 // -- drawing -------------------------------------------------------------------------------------------
@@ -137,7 +133,7 @@ function hear(exchange) {
       if (live?.parent !== told.parent || (!told.html && !told.reasoning)) return;
       const follow = nearEnd();
       live.element.querySelector(".under").replaceChildren();
-      showWaiting(live.element, false);
+      showWaiting(live.element, !told.html); // it may still be thinking
       showText(live.element, told);
       if (follow) toEnd();
     },
@@ -190,6 +186,7 @@ async function again() {
 
 const acts = {
   limit: composer.getAttribute("limit"),
+  sight,
   article: (id) => articles.get(id).element,
   way: (turn, what) => `/api/chat/${talk.id}/turns/${turn.id}/${what}`,
   async decide(turn, index, decision) {
@@ -220,7 +217,7 @@ const acts = {
   },
   retry(parent) {
     return attempt(async () => {
-      const told = await post(`/api/chat/${talk.id}/retry`, { parent, model: picker.value, sampling: chosenSampling() });
+      const told = await post(`/api/chat/${talk.id}/retry`, { parent, model: chosenModel(), sampling: chosenSampling() });
       hear(told.exchange);
       draw();
     });
@@ -237,7 +234,7 @@ async function say(said, parent, box, then = () => {}) {
   if (sending) return;
   sending = true;
   await attempt(async () => {
-    const asked = { ...said, parent, model: picker.value, system: systemPrompt(), sampling: chosenSampling() };
+    const asked = { ...said, parent, model: chosenModel(), system: systemPrompt(), sampling: chosenSampling() };
     const told = await post(`/api/chat/${talk.id}`, asked);
     then();
     box.clear();
@@ -254,14 +251,15 @@ async function begin(said) {
   if (sending) return;
   sending = true;
   await attempt(async () => {
-    const asked = { ...said, model: picker.value, system: systemPrompt(), tools: chosenTools(), consent: consent.value, sampling: chosenSampling() };
+    const asked = { ...said, model: chosenModel(), system: systemPrompt(), tools: chosenTools(), consent: chosenConsent(), sampling: chosenSampling() };
     talk = await post("/api/chat", asked);
     composer.clear();
+    composer.setAttribute("draft", `chat:${talk.id}`);
     tree = new Tree(talk.id, talk.turns);
-    adopt(talk);
+    adopt(talk, asked.model);
     history.pushState(null, "", `${root}/chat/${talk.id}`);
     putFirst({ id: talk.id, title: talk.title, started: Date.now() / 1000 });
-    entitle(talk.title);
+    about(talk);
     showSettings(data.tools, talk, systemPrompt());
     hear(talk.exchange);
     draw();
@@ -270,7 +268,7 @@ async function begin(said) {
 }
 
 composer.addEventListener("send", ({ detail }) => {
-  if (!picker.value) toast("There is no model yet; join one on the models' page.", { bad: true });
+  if (!chosenModel()) toast("There is no model yet; join one on the models' page.", { bad: true });
   else if (!talk) begin(detail);
   else say(detail, tree.path().at(-1)?.id ?? 0, composer);
 });
@@ -283,96 +281,17 @@ composer.addEventListener("keydown", (event) => {
   acts.edit(mine);
 });
 
-// -- around the talk --------------------------------------------------------------------------------------
-
-function entitle(title) {
-  at("title").textContent = title;
-  document.title = `${title} · Whorl`;
-  for (const button of document.querySelectorAll(".of-talk")) button.hidden = false;
-}
-
-at("rename").addEventListener("click", () => {
-  const input = element("input", { value: talk.title, maxLength: 200, id: "new-title", required: true });
-  const dialog = element("dialog", { "aria-label": "Rename" });
-  const form = element("form", {}, element("label", { for: "new-title" }, "Title"), input,
-    element("div", { className: "row" }, element("button", { type: "button", className: "quiet" }, "Cancel"), element("button", { className: "primary" }, "Rename")));
-  dialog.append(form);
-  document.body.append(dialog);
-  dialog.addEventListener("close", () => dialog.remove());
-  form.querySelector(".quiet").addEventListener("click", () => dialog.close());
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    attempt(async () => {
-      talk.title = (await post(`/api/chat/${talk.id}/title`, { title: input.value })).title;
-      entitle(talk.title);
-      putFirst({ id: talk.id, title: talk.title });
-      dialog.close();
-    }, event.submitter);
-  });
-  dialog.showModal();
-  input.select();
-});
-
-at("erase").addEventListener("click", async () => {
-  const question = "Erase this conversation for good? Its words leave the store and its files, here and now; nobody can bring them back. Backups made before still hold them.";
-  if (!(await confirmed(question, { yes: "Erase", danger: true }))) return;
-  await attempt(async () => {
-    await del(`/api/chat/${talk.id}`);
-    location.assign(`${root}/chat`);
-  }, at("erase"));
-});
-
-function showConsent() { at("consent-means").textContent = MEANS[consent.value]; }
-consent.addEventListener("change", async () => {
-  const kept = !talk || await attempt(() => post(`/api/chat/${talk.id}/consent`, { consent: consent.value }));
-  if (!kept) consent.value = talk.consent;
-  else if (talk) talk.consent = consent.value;
-  showConsent();
-});
-
-function showModels() {
-  const wanted = picker.value || rememberedModel();
-  const words = { down: " (down)", starting: " (starting)" };
-  const options = models.map((one) => element("option", { value: one.name, title: one.why }, one.name + (words[one.state] ?? "")));
-  picker.replaceChildren(...options);
-  const well = models.find((one) => one.state !== "down") ?? models[0];
-  picker.value = models.some((one) => one.name === wanted) ? wanted : well?.name ?? "";
-  picker.hidden = !models.length;
-  showSight();
-}
-/** Images for a model that sees none are held back, and it is said. */
-function showSight() {
-  const model = models.find((one) => one.name === picker.value);
-  composer.blind = model && !model.images ? `${model.name} sees no images: take them out, or choose another model.` : "";
-}
-picker.addEventListener("change", () => {
-  keep({ model: picker.value });
-  showSight();
-  const model = models.find((one) => one.name === picker.value);
-  if (model && !model.images && tree.path().some((turn) => turn.images)) {
-    toast(`${model.name} sees no images, and this conversation has some; it may refuse to go on.`);
-  }
-});
-setInterval(async () => {
-  if (document.hidden) return;
-  const { models: now } = await ask("GET", "/api/models").catch(() => ({ models }));
-  if (JSON.stringify(now.map((one) => [one.name, one.state, one.images])) === JSON.stringify(models.map((one) => [one.name, one.state, one.images]))) return;
-  models = now;
-  if (document.activeElement !== picker) showModels();
-}, 5000);
-
 // -- the first look ---------------------------------------------------------------------------------------
 
-const hello = models.length
+const hello = data.models.length
   ? [element("h2", {}, "What shall we talk about?"), element("p", {}, "Write below. Images come by button, paste or drop; tools and sampling are in the settings.")]
   : [element("h2", {}, "No model yet"), element("p", {}, "Train one with whorl quickstart, or join one."), element("a", { className: "button", href: `${root}/models` }, "To the models")];
 at("empty").replaceChildren(...hello);
 const first = tree.path().find((turn) => turn.role === "user");
 showSettings(data.tools, talk, first ? tree.system(first) : "");
 showList(data, talk?.id ?? null);
-consent.value = talk?.consent ?? "none";
-showConsent();
-showModels();
+about(talk);
+followModels(data.models, () => tree.path().some((turn) => turn.images), tree.path().findLast((turn) => turn.model)?.model);
 composer.busy = false;
 if (talk?.exchange) hear(talk.exchange);
 draw();

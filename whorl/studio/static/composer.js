@@ -10,7 +10,9 @@ import { element, icon, toast } from "./studio.js";
 
 const KINDS = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 const MOST = 8;
-const LARGEST = 4 * 1024 * 1024;
+const MEGABYTE = 1024 * 1024;
+const LARGEST = 4 * MEGABYTE;
+const ALL = 16 * MEGABYTE; // what a request may hold, base64 and text aside
 
 const read = (file) => new Promise((resolve, reject) => {
   const reader = new FileReader();
@@ -131,9 +133,11 @@ class MessageComposer extends HTMLElement {
   async #take(files) {
     for (const file of files) {
       if (!KINDS.includes(file.type)) toast(`${file.name} is no PNG, JPEG, WebP or GIF.`, { bad: true });
-      else if (file.size > LARGEST) toast(`${file.name} has ${(file.size / 1048576).toFixed(1)} MB; an image may have ${LARGEST / 1048576} MB.`, { bad: true });
+      else if (file.size > LARGEST) toast(`${file.name} has ${(file.size / MEGABYTE).toFixed(1)} MB; an image may have ${LARGEST / MEGABYTE} MB.`, { bad: true });
       else if (this.#images.length >= MOST) return toast(`A message takes ${MOST} images.`, { bad: true });
-      else {
+      else if (this.#images.reduce((sum, one) => sum + one.uri.length * 0.75, file.size) > ALL) {
+        return toast(`The images of a message may have ${ALL / MEGABYTE} MB together.`, { bad: true });
+      } else {
         this.#images.push({ uri: await read(file), name: file.name || "pasted image" });
         this.#showImages();
       }

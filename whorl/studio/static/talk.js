@@ -4,7 +4,7 @@ import { element, icon, toast } from "./studio.js";
 
 /** What a person wrote: {text, images: addresses or data URIs}. */
 export function personSaid({ text, images = [] }) {
-  const made = element("article", { className: "said person" }, element("h3", { className: "unseen" }, "You"));
+  const made = element("article", { className: "said person" }, element("h2", { className: "unseen" }, "You"));
   if (images.length) {
     made.append(element("div", { className: "pictures" }, ...images.map((one, place) => element("img", { src: one, alt: `image ${place + 1}`, loading: "lazy" }))));
   }
@@ -16,7 +16,7 @@ export function personSaid({ text, images = [] }) {
 export function modelSaid(who) {
   const made = element("article", { className: "said model" });
   made.append(
-    element("h3", { className: "who" }, who),
+    element("h2", { className: "who" }, who),
     element("details", { className: "thinking", hidden: true }, element("summary", {}, "Thinking"), element("div", { className: "prose" })),
     element("div", { className: "prose answer" }),
   );
@@ -82,5 +82,16 @@ export async function copy(text) {
     toast("Copied.");
   } catch {
     toast("The browser does not let this page copy; select the text instead.", { bad: true });
+  }
+}
+
+/** A copy button on each block of code; for text that changes no more. */
+export function copyable(place) {
+  for (const block of place.querySelectorAll("pre")) {
+    const button = element("button", { type: "button", className: "slim square", title: "Copy the code" }, icon("copy"), element("span", { className: "unseen" }, "Copy the code"));
+    button.addEventListener("click", () => copy(block.textContent));
+    const holder = element("div", { className: "code" });
+    block.replaceWith(holder);
+    holder.append(block, button);
   }
 }

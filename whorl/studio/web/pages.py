@@ -28,6 +28,9 @@ class Place(NamedTuple):
 PLACES = (
     Place("/chat", "Chat", "chat"),
     Place("/arena", "Arena", "arena"),
+    Place("/board", "Board", "board"),
+    Place("/runs", "Runs", "runs"),
+    Place("/data", "Data", "data"),
     Place("/models", "Models", "cube"),
     Place("/people", "People", "people", admin=True),
 )

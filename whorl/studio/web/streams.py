@@ -50,7 +50,7 @@ class EventLog:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def follow(self, after: int = 0) -> AsyncIterator[tuple[int, Event]]:
+    async def follow(self, after: int = 0) -> AsyncIterator[tuple[int | str, Event]]:
         """(number, event) from `after` on, until the end."""
         # A number from a log that a restart has ended says nothing about this one.
         place = after if after <= len(self._events) else 0
@@ -69,11 +69,14 @@ class EventLog:
 def event_stream(request: Request, log: EventLog, keep_alive: float) -> StreamingResponse:
     """The log as server-sent events, from where this browser left."""
     seen = request.headers.get("last-event-id", "")
-    after = int(seen) if seen.isdecimal() else 0
+    return send_events(log.follow(int(seen) if seen.isdecimal() else 0), keep_alive)
+
+
+def send_events(events: AsyncIterator[tuple[int | str, Event]], keep_alive: float) -> StreamingResponse:
+    """(id, event) as server-sent events; a silence of `keep_alive` seconds is filled with a comment."""
 
     async def lines() -> AsyncIterator[str]:
-        events = log.follow(after)
-        waiting: asyncio.Future[tuple[int, Event]] | None = None
+        waiting: asyncio.Future[tuple[int | str, Event]] | None = None
         try:
             while True:
                 waiting = waiting or asyncio.ensure_future(anext(events))

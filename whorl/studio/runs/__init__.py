@@ -1,0 +1,1 @@
+"""The runs' pages: what was trained, live curves while it goes on, several beside each other."""
