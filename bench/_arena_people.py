@@ -150,6 +150,8 @@ async def person(
             await asyncio.sleep(chance.uniform(0.5, 1.5) * pace)
             await vote(browser, number, chance.choice([*SENT]), seen.votes, seen)
             await browser.ask("GET", f"/api/arena/{number}/outcome")  # as the page does
+            # Who reads the outcome does not ask in the very moment in which the board comes for everyone.
+            await asyncio.sleep(chance.uniform(0.5, 1.5) * pace / 3)
         number = await battle(browser, chance, seen)
         await together.wait()
         await vote(browser, number, chance.choice([*SENT]), seen.burst, seen)

@@ -22,7 +22,7 @@ from whorl.arena.store.records import BattleVote
 from whorl.base.errors import WhorlError
 from whorl.base.progress import say
 
-PAUSE = 1.0  # seconds between two fits while votes keep coming
+PAUSE = 0.5  # seconds between two fits while votes keep coming
 LOOK_EVERY = 5.0  # seconds after which votes that others wrote are looked for
 SHARE = 5.0  # a pause is at least so many times what the last fit took
 REMEMBERED = 512  # boards whose rows are kept to tell how a vote moved them
