@@ -36,8 +36,8 @@ SHARES = {"data": 0.05, "pretrain": 0.17, "chat": 0.43, "figures": 0.15}
 WANTED = {"pretrain": 800_000, "chat": 1_500_000}  # tokens below which the floors were not met in trials
 MEASURED_STEPS = 7
 # The round trip comes on top: shares of the same time, and how many battles are fought in ten minutes' run.
-ROUND_TRIP = {"arena": 0.10, "dpo": 0.08, "rematch": 0.07}
-BATTLES = {"train": 200, "rate": 100, "rematch": 200}
+ROUND_TRIP = {"arena": 0.08, "dpo": 0.06, "rematch": 0.06}
+BATTLES = {"train": 200, "rate": 150, "rematch": 250}
 USUAL_MINUTES, LEAST_BATTLES = 10.0, 6
 
 

@@ -46,7 +46,7 @@ def _cells(row: Figure) -> tuple[str, str, str, str, str, str]:
     if math.isnan(row.value):
         return row.name, "—", "", "", _floor(row), row.note
     digits, finer = DIGITS.get(row.unit, (2, 3))
-    value = f"{row.value:.{digits}f} {row.unit}"
+    value = f"{round(row.value, digits) + 0.0:.{digits}f} {row.unit}"  # + 0.0: no minus before a zero
     error = "" if math.isnan(row.error) else f"{row.error:.{finer}f}"
     verdict = {None: row.note, True: "met", False: "NOT MET"}[row.met]
     return row.name, value, error, f"{row.cases:,}" if row.cases else "", _floor(row), verdict
@@ -57,7 +57,8 @@ def _floor(row: Figure) -> str:
         return ""
     sign = "< " if row.lower_is_better else "≥ "
     digits, _ = DIGITS.get(row.unit, (2, 3))
-    return f"{sign}{row.floor:g} %" if row.unit == "%" else f"{sign}{row.floor:.{digits}f}"
+    floor = round(row.floor, digits) + 0.0
+    return f"{sign}{row.floor:g} %" if row.unit == "%" else f"{sign}{floor:.{digits}f}"
 
 
 def stage_lines(stages: Stages) -> list[str]:
