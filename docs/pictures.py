@@ -114,12 +114,12 @@ def arena(page: Any, asked: Asked) -> None:
     page.get_by_text("You called it a tie.").wait_for()
 
 
-def board(page: Any, asked: Asked) -> None:
+def board(page: Any, _: Asked) -> None:
     page.get_by_role("heading", name="Leaderboard").wait_for()
     page.locator("dot-plot svg, .empty").first.wait_for()
 
 
-def look(page: Any, asked: Asked) -> None:
+def look(page: Any, _: Asked) -> None:
     page.locator("line-plot svg, .empty").first.wait_for()
 
 

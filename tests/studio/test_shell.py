@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.studio.conftest import PHONE, StudioProcess, serious_faults, studio_process
@@ -162,6 +163,16 @@ def test_a_dead_server_is_seen_and_is_tried_again(workspace: Path, learnt: Path)
             assert state() == "down"
             again = admin.post("/api/models/start", params={"name": name})
             assert again.status_code == 503 and "is the server running" in again.json()["error"]["message"]
+
+
+def test_a_killed_studio_leaves_no_server_behind(workspace: Path) -> None:
+    with studio_process(workspace) as studio, studio.admin() as admin:
+        assert admin.post("/api/models/start", params={"name": "tiny"}).json()["state"] == "ready"
+        started = psutil.Process(studio.process.pid).children(recursive=True)
+        assert any("serve" in child.cmdline() for child in started)
+        studio.process.kill()
+        _, alive = psutil.wait_procs(started, timeout=60)
+        assert not alive, alive
 
 
 def test_mistakes_of_the_command_line_are_one_line(tmp_path: Path, workspace: Path) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 ATTEMPTS = 5  # at a request that is told to come back later
 LONGEST_WAIT = 20.0  # seconds between two attempts
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 300.0
+KEPT_SECONDS = (
+    2.0  # an idle connection; servers close theirs after five, and one that both let go of is an error
+)
 DEFAULTS = SamplingParams()
 # Parameters beyond OpenAI's own are sent only where they say something.
 OWN = ("top_k", "min_p", "repetition_penalty")
@@ -114,7 +117,7 @@ class OpenAIClient:
         self._http = httpx.AsyncClient(
             base_url=f"{self.url}/v1", headers=headers, trust_env=False,
             timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEPT_SECONDS),
         )  # fmt: skip
 
     async def __aenter__(self) -> Self:

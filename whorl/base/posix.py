@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,15 @@ def tree_memory() -> int:
             continue  # ended, or another user's, between listing and reading
         total += getattr(info, "pss", info.rss)
     return total
+
+
+def end_with_stdin() -> None:
+    """End this process, as SIGTERM does, when its standard input ends: whoever started it and held the other
+    end is gone, however it went."""
+
+    def wait() -> None:
+        while os.read(0, 1 << 16):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="whorl-stdin", daemon=True).start()

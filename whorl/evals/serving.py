@@ -23,10 +23,16 @@ class _Server:
     """A verb of ours that says its address and stays; `address` finds it in the line."""
 
     def __init__(self, words: Sequence[str], address: str) -> None:
-        command = [sys.executable, "-m", "whorl", *words]
+        # Its standard input ends with this process, whatever becomes of it, and the server with that.
+        command = [sys.executable, "-m", "whorl", *words, "--end_with_stdin=true"]
         self._pattern = address
         self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace"
+            command,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
         )
         self.said: list[str] = []
         self.address = ""

@@ -47,6 +47,8 @@ class ServeConfig(Config):
     """The path that a proxy serves this under."""
     lenient: bool = False
     """Ignore unknown parameters, naming them in a header, instead of refusing them."""
+    end_with_stdin: bool = False
+    """End when standard input does: who started this has gone."""
     traces: str | None = None
     """A file that gets one record of every chat reply: tokens, log-probs, weights."""
     engine: EngineConfig = EngineConfig()

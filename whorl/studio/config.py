@@ -48,5 +48,7 @@ class StudioConfig(Config):
     """Addresses whose forwarded headers are believed."""
     session_days: int = Field(default=14, ge=1)
     """How long one stays signed in."""
+    end_with_stdin: bool = False
+    """End when standard input does: who started this has gone."""
     limits: StudioLimits = StudioLimits()
     """What people may take."""

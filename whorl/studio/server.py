@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import uvicorn
 
+from whorl.base.posix import end_with_stdin
 from whorl.base.progress import say
 from whorl.serve.api.listening import address_of, check_proxying, http_settings, listen
 from whorl.studio.application import app
@@ -18,6 +19,8 @@ from whorl.studio.studio import Studio
 def run_studio(config: StudioConfig, ready: Callable[[str], None] | None = None) -> None:
     """Serve the studio until Ctrl-C or SIGTERM; `ready` is told the address to open."""
     check_proxying(config.trusted_proxy, config.root_path)
+    if config.end_with_stdin:
+        end_with_stdin()
     listener = listen(config.host, config.port)
     try:
         studio = Studio.open(config)

@@ -168,7 +168,15 @@ def _no_pair(prompt: Sequence[Turn], chosen: Sequence[Turn], rejected: Sequence[
         return "a reply that follows no question"
     if any(not said or not _is_reply(said[0]) for said in (chosen, rejected)):
         return "a side does not begin with a reply"
+    if any(not any(_says_something(turn) for turn in said) for said in (chosen, rejected)):
+        return "a reply without a word"
     return "both said the same" if messages(chosen) == messages(rejected) else ""
+
+
+def _says_something(turn: Turn) -> bool:
+    """Whether a reply has words or calls: one may vote against silence, and cannot learn it."""
+    message = turn.message
+    return _is_reply(turn) and message is not None and bool(message.text.strip() or message.tool_calls)
 
 
 def trace_id(turn: Turn) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 
 from whorl.base.errors import InputError
+from whorl.base.posix import end_with_stdin
 from whorl.base.progress import say
 from whorl.serve.api.application import app
 from whorl.serve.api.listening import address_of, check_proxying, http_settings, listen
@@ -55,6 +56,8 @@ async def close_models(models: list[ServedModel]) -> None:
 def serve(config: ServeConfig, ready: Callable[[str], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is told the address when requests are taken."""
     check(config)
+    if config.end_with_stdin:
+        end_with_stdin()
     asyncio.run(_serve(config, ready))
 
 
