@@ -143,6 +143,20 @@ def test_names_stay_with_their_models(learnt: Path, tmp_path: Path) -> None:
     assert known["here"].aliases == ("nickname",) and known["here"].address == "/elsewhere"
 
 
+def test_a_workspace_that_was_moved_keeps_its_names(learnt: Path, tmp_path: Path) -> None:
+    from whorl.arena.store import Store
+    from whorl.arena.store.store import default_store
+
+    shutil.copytree(learnt, tmp_path / "old" / "runs" / "mine" / "model")
+    with Store.open(default_store(tmp_path / "old")) as store:
+        store.add_model("judged", address=str(tmp_path / "old" / "runs" / "mine" / "model"))
+    (tmp_path / "old").rename(tmp_path / "new")
+    with studio_process(tmp_path / "new") as studio, studio.admin() as admin:
+        (model,) = admin.get("/api/models").json()["models"]
+    assert model["name"] == "judged"
+    assert model["address"] == str((tmp_path / "new" / "runs" / "mine" / "model").resolve())
+
+
 def test_a_dead_server_is_seen_and_is_tried_again(workspace: Path, learnt: Path) -> None:
     from tests.serve.api.conftest import serving
 

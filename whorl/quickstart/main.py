@@ -4,6 +4,7 @@ the round trip through the arena."""
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from contextlib import closing
@@ -48,7 +49,7 @@ def quickstart(config: QuickstartConfig) -> Figures:
             if not _train(config, run, votes, stages, logbook):
                 return Figures([], [])
         figures = _figures(stages)
-        _show(run_rows(stages, config.minutes) + figures.rows, figures, stages, run)
+        _show(run_rows(stages, config.minutes) + figures.rows, figures, stages, run, workspace)
     if sys.stdout.isatty() and not config.no_serve:
         stay(workspace, run / "model")
     return figures
@@ -134,7 +135,7 @@ def _figures(stages: Stages) -> Figures:
     return Figures(rows, [(question, reply) for question, reply in stored["samples"]])
 
 
-def _show(rows: list[Figure], figures: Figures, stages: Stages, run: Path) -> None:
+def _show(rows: list[Figure], figures: Figures, stages: Stages, run: Path, workspace: Path) -> None:
     say("")
     for line in stage_lines(stages):
         say(line)
@@ -151,4 +152,5 @@ def _show(rows: list[Figure], figures: Figures, stages: Stages, run: Path) -> No
         print(f"\nmodel   {run / 'model'}\nby DPO  {learnt}\nreport  {report}")
     else:
         print(f"\nmodel   {run / 'model'}\nreport  {report}")
+    print(f"studio  whorl studio --workspace {shlex.quote(str(workspace))}")
     print(f"whole run {duration(stages.seconds())}")

@@ -18,7 +18,7 @@ from whorl.evals.serving import is_address
 from whorl.serve.api.errors import ApiError
 from whorl.studio.battles.room import BattleRoom
 from whorl.studio.config import StudioConfig
-from whorl.studio.models.discovery import find_models, is_model
+from whorl.studio.models.discovery import TOPS, find_models, is_model
 from whorl.studio.models.joined import JoinedModels
 from whorl.studio.models.pool import ModelPool
 from whorl.studio.web.limiter import Limiter
@@ -108,10 +108,20 @@ class Studio:
         known = {model.name: model for model in self.store.models()}.get(name)
         self.store.add_model(name, address=address, aliases=known.aliases if known else (), active=False)
 
+    def _follow_workspace(self) -> None:
+        """The store knows models by whole paths: those of a workspace that was moved or copied are found."""
+        for model in self.store.models():
+            here = not model.address or is_address(model.address) or Path(model.address).exists()
+            if not here and (place := _moved(model.address, self.workspace)) is not None:
+                self.store.add_model(
+                    model.name, address=str(place), aliases=model.aliases, active=model.active
+                )
+
     def _find_models(self) -> None:
         """Those of the workspace, those that joined, and the command line's. A folder that the store
         knows by a name keeps that name, since its votes stand there; one that left stays away until the
         command line or a page names it again."""
+        self._follow_workspace()
         known = {model.name: model for model in self.store.models()}
         names: dict[str, str] = {}
         for model in known.values():
@@ -132,6 +142,15 @@ class Studio:
             place = _place(address)
             if place not in {model.address for model in self.pool.all()}:
                 self.join(names.get(place) or _free(_name(address), known), place)
+
+
+def _moved(address: str, workspace: Path) -> Path | None:
+    """Where a directory of the workspace is now that the workspace is elsewhere; None where it is none."""
+    parts = Path(address).parts
+    for number, part in enumerate(parts):
+        if part in TOPS and is_model(place := workspace.joinpath(*parts[number:])):
+            return place.resolve()
+    return None
 
 
 def _free(name: str, taken: Container[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DEPTH = 4  # folders below runs/ and models/
+TOPS = ("runs", "models")
 SKIPPED = ("checkpoints", "data", "tokens", "documents")
 
 
@@ -18,7 +19,7 @@ def find_models(workspace: Path) -> dict[str, Path]:
     """Name → directory of every model under `runs/` and `models/`, the name being the way to it without
     a last `model`: `quickstart` is runs/quickstart/model, `quickstart/base` its base. In the names' order."""
     found: dict[str, Path] = {}
-    for top in ("runs", "models"):
+    for top in TOPS:
         for folder in sorted(_walk(workspace / top, DEPTH)):
             way = folder.relative_to(workspace / top)
             name = str(way.parent if way.name == "model" and len(way.parts) > 1 else way)
