@@ -111,6 +111,18 @@ def test_the_funnel_is_the_reports(dataset: Path) -> None:
     assert stages[1].left == report.read - stages[1].lost
 
 
+def test_tokens_beside_the_dataset_are_its_own_if_made_from_it(tmp_path: Path, dataset: Path) -> None:
+    """As the quickstart lays them: data/dataset, and data/tokens/tokens."""
+    shutil.copytree(dataset, tmp_path / "data" / "dataset")
+    (tmp_path / "data" / "tokens").mkdir()
+    (tmp_path / "data" / "dataset" / "tokens").rename(tmp_path / "data" / "tokens" / "tokens")
+    found = Datasets(tmp_path).find("data/dataset")
+    assert found.tokens is not None and found.splits["train"]["tokens"] > 0
+    manifest = tmp_path / "data" / "dataset" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    assert Datasets(tmp_path).find("data/dataset").tokens is None
+
+
 def test_histograms_count_every_document(dataset: Path) -> None:
     manifest = read_json(dataset / "manifest.json")
     found = histograms(dataset, manifest)

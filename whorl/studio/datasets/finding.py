@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from whorl.base.errors import DataError, WhorlError
-from whorl.base.files import read_json
+from whorl.base.files import read_json, sha256_file
 from whorl.data.dataset import open_manifest
 from whorl.serve.api.errors import ApiError
 
@@ -107,6 +107,7 @@ def _read(way: str, folder: Path) -> Found:
             if missing := [name for name in NEEDED if name not in manifest]:
                 raise DataError(f"{documents} has no {missing[0]}; make the dataset again")
             found.documents = manifest
+            tokens = tokens if tokens.is_file() else _beside(documents)
         if tokens.is_file():
             found.tokens = read_json(tokens, what="token manifest")
             for shard in found.tokens.get("shards", []):
@@ -117,6 +118,16 @@ def _read(way: str, folder: Path) -> Found:
         found.trouble = str(error) if isinstance(error, WhorlError) else f"{tokens} is no manifest: {error!r}"
     found.unfinished = found.documents is None and (folder / "work" / "plan.json").is_file()
     return found
+
+
+def _beside(documents: Path) -> Path:
+    """The manifest of tokens that lie beside the dataset and were made from just these documents."""
+    place = documents.parent.parent / "tokens" / "tokens" / MANIFEST
+    if place.is_file():
+        parents = read_json(place, what="token manifest").get("parents") or {}
+        if sha256_file(documents) in parents.values():
+            return place
+    return documents.parent / "tokens" / MANIFEST
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
