@@ -47,7 +47,7 @@ def main() -> None:
     asked = Asked(
         model="quickstart-chat", digit=example.conversation.images[0].data,
         about_it="Which number is in the picture?", sum="The difference of 399 and 25 = ?",
-        battle="What do the docs say about `json.dumps`?",
+        battle="Explain `pathlib.Path.glob` in one sentence.",
     )  # fmt: skip
     for path in picture(workspace, workspace / "runs" / "quickstart", asked, DOCS):
         print(path)
@@ -114,6 +114,7 @@ def arena(page: Any, asked: Asked) -> None:
     page.locator("#votes button:not([disabled])").first.wait_for()
     page.get_by_role("button", name="Tie").click()
     page.get_by_text("You called it a tie.").wait_for()
+    page.locator(".move .now, .notice").first.wait_for()
 
 
 def board(page: Any, _: Asked) -> None:

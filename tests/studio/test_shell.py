@@ -143,14 +143,18 @@ def test_names_stay_with_their_models(learnt: Path, tmp_path: Path) -> None:
     assert known["here"].aliases == ("nickname",) and known["here"].address == "/elsewhere"
 
 
-def test_a_workspace_that_was_moved_keeps_its_names(learnt: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_workspace_that_was_moved_keeps_its_names(learnt: Path, tmp_path: Path, how: str) -> None:
     from whorl.arena.store import Store
     from whorl.arena.store.store import default_store
 
     shutil.copytree(learnt, tmp_path / "old" / "runs" / "mine" / "model")
     with Store.open(default_store(tmp_path / "old")) as store:
         store.add_model("judged", address=str(tmp_path / "old" / "runs" / "mine" / "model"))
-    (tmp_path / "old").rename(tmp_path / "new")
+    if how == "moved":
+        (tmp_path / "old").rename(tmp_path / "new")
+    else:
+        shutil.copytree(tmp_path / "old", tmp_path / "new")
     with studio_process(tmp_path / "new") as studio, studio.admin() as admin:
         (model,) = admin.get("/api/models").json()["models"]
     assert model["name"] == "judged"

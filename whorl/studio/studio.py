@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
@@ -111,8 +112,10 @@ class Studio:
     def _follow_workspace(self) -> None:
         """The store knows models by whole paths: those of a workspace that was moved or copied are found."""
         for model in self.store.models():
-            here = not model.address or is_address(model.address) or Path(model.address).exists()
-            if not here and (place := _moved(model.address, self.workspace)) is not None:
+            if not model.address or is_address(model.address):
+                continue
+            place = _moved(Path(model.address), self.workspace)
+            if place is not None:
                 self.store.add_model(
                     model.name, address=str(place), aliases=model.aliases, active=model.active
                 )
@@ -144,12 +147,16 @@ class Studio:
                 self.join(names.get(place) or _free(_name(address), known), place)
 
 
-def _moved(address: str, workspace: Path) -> Path | None:
-    """Where a directory of the workspace is now that the workspace is elsewhere; None where it is none."""
-    parts = Path(address).parts
-    for number, part in enumerate(parts):
-        if part in TOPS and is_model(place := workspace.joinpath(*parts[number:])):
-            return place.resolve()
+def _moved(folder: Path, workspace: Path) -> Path | None:
+    """Where a model's directory is in this workspace that it was not in: gone from where it was, or the same
+    weights there and here. None where it is none such."""
+    for number, part in enumerate(folder.parts):
+        place = workspace.joinpath(*folder.parts[number:]).resolve()
+        if part not in TOPS or place == folder or not is_model(place):
+            continue
+        files = {file.name for file in place.glob("*.safetensors")}
+        if not folder.exists() or not any(filecmp.cmpfiles(folder, place, files, shallow=False)[1:]):
+            return place
     return None
 
 
