@@ -27,7 +27,7 @@ from whorl.models.context import Packed
 from whorl.models.directory import load
 from whorl.models.weights import weight_version
 from whorl.quickstart.arena_rows import ABOVE, LOST, NOT_BELOW
-from whorl.quickstart.plan import ROUND_TRIP
+from whorl.quickstart.plan import ROUND_TRIP, Plan
 from whorl.text.tokenizer import Tokenizer
 
 TINY = ["--minutes", "0.1", "--cases", "4", "--compile", "off"]
@@ -47,6 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     workspace = tmp_path_factory.mktemp("work space")
     done = run(workspace)
     assert done.returncode == 0, done.stderr
+    assert "too few for all floors" in done.stderr.partition("── data")[0], "said before the work begins"
     return workspace / "runs" / "quickstart", done.stdout
 
 
@@ -70,12 +71,10 @@ def test_it_ends_with_the_table_the_model_and_the_report(finished: tuple[Path, s
     assert all(stage["done"] and stage["memory"] > 0 for stage in stages.values())
 
 
-def test_too_little_time_is_said_beforehand(tmp_path: Path) -> None:
-    from whorl.base.logbook import Logbook
-    from whorl.quickstart.config import QuickstartConfig
-    from whorl.quickstart.plan import make_plan
-
-    plan = make_plan(QuickstartConfig(minutes=0.1, compile="off", dtype="float32"), Logbook.null())
+def test_too_little_time_is_said_beforehand(finished: tuple[Path, str]) -> None:
+    """Before the work begins: see `finished`; and it is kept with the plan."""
+    stages = json.loads((finished[0] / "stages.json").read_text())["stages"]
+    plan = Plan(**stages["plan"]["value"])
     assert "too few for all floors" in plan.warning and plan.warning in plan.lines()[-1]
 
 

@@ -30,6 +30,7 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> Any:
     return made
 
 
+@pytest.mark.soak  # half a minute; each page has tests of its own
 def test_the_readmes_pictures(tmp_path: Path, learnt: Path, pictures: Any) -> None:
     for name in ("one", "other"):
         shutil.copytree(learnt, tmp_path / "ws" / "models" / name)

@@ -23,7 +23,7 @@ class QuickstartConfig(Config):
     fresh: bool = False
     """Begin anew: an earlier run of this name is put aside as `<name>-1`, `-2`, …"""
     cases: int = Field(default=360, ge=1)
-    """Held-out cases of each task, at most; fewer are quicker and say less."""
+    """Held-out cases of each task, and documents, at most; fewer are quicker and say less."""
     no_round_trip: bool = False
     """Leave out what follows the figures: the arena, DPO on its votes, and the new model in the arena."""
     no_serve: bool = False

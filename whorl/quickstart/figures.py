@@ -69,11 +69,11 @@ class Figures:
 
 
 def measure_figures(
-    model_dir: Path, base_dir: Path, corpus: Corpus, course: Course, logbook: Logbook
+    model_dir: Path, base_dir: Path, corpus: Corpus, course: Course, logbook: Logbook, cases: int
 ) -> Figures:
     """Measure the models on what they have never seen: the chat model through its server's API, as
-    everyone else will meet it, and so the base model's bits per byte."""
-    rows = likelihood_rows(base_dir, corpus)
+    everyone else will meet it, and so the base model's bits per byte, on at most `cases` documents."""
+    rows = likelihood_rows(base_dir, corpus, cases)
     reports = asyncio.run(ask_served(model_dir, course.tasks)).tasks
     digits, arithmetic = reports[:2]
     rows.append(_share("digits read from images never seen", digits.score, 96))
@@ -127,10 +127,10 @@ def check_weights(card: Mapping[str, Any], address: str, model_dir: Path) -> Non
         raise FaultError(f"{address} serves other weights than {model_dir}; start again")
 
 
-def likelihood_rows(model_dir: Path, corpus: Corpus) -> list[Figure]:
+def likelihood_rows(model_dir: Path, corpus: Corpus, cases: int) -> list[Figure]:
     """Bits per byte of the held-out documents: the model's, and what compressors and 5-grams need."""
     split, training = corpus.tokens.split("validation"), corpus.tokens.split("train")
-    chosen = _up_to(split, HELD_OUT_BYTES)
+    chosen = _up_to(split, HELD_OUT_BYTES)[:cases]
     say(f"scoring {len(chosen)} held-out documents")
     ids = [split.document(number) for number in chosen]
     sizes = [split.text_bytes(number) for number in chosen]

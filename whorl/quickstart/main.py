@@ -88,7 +88,7 @@ def _train(config: QuickstartConfig, run: Path, votes: Path, stages: Stages, log
             return False
     if not stages.done("figures"):
         with stages.stage("figures", plan.budget["figures"]) as kept:
-            figures = measure_figures(run / "model", run / "base", corpus, course, logbook)
+            figures = measure_figures(run / "model", run / "base", corpus, course, logbook, config.cases)
             kept["value"] = figures.to_json()
     if trip is not None:
         asked, dtype = course.arena_tasks, plan.dtype
