@@ -15,7 +15,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict
 
 from whorl.base.errors import FaultError, InputError
 from whorl.base.nouns import Conversation, Message, SamplingParams, ToolCall, Trace
@@ -42,6 +42,12 @@ class Delta:
     reasoning: str = ""
     calls: tuple[tuple[int, str, str, str], ...] = ()
     logprobs: tuple[float, ...] = ()
+    token_ids: tuple[int, ...] = ()  # with `return_token_ids`, and `prompt_ids` in the first delta
+    prompt_ids: tuple[int, ...] = ()
+    template_hash: str = ""
+    tokenizer_hash: str = ""
+    sampled_logprobs: tuple[float, ...] = ()  # with `return_token_ids` too, as `kept`: see `Trace`
+    kept: tuple[int, ...] = ()
     finish: str = ""
     weight_version: str = ""
     tokens: int = 0  # of the whole reply, in the last delta, where the server tells
@@ -72,6 +78,12 @@ class ReplySoFar:
     reasoning: str = ""
     calls: dict[int, list[str]] = field(default_factory=dict)  # index → [id, name, arguments]
     logprobs: list[float] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    prompt_ids: list[int] = field(default_factory=list)
+    template_hash: str = ""
+    tokenizer_hash: str = ""
+    sampled_logprobs: list[float] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
     finish: str = ""
     weight_version: str = ""
 
@@ -82,6 +94,12 @@ class ReplySoFar:
             call = self.calls.setdefault(index, ["", "", ""])
             call[0], call[1], call[2] = call[0] or id, call[1] + name, call[2] + arguments
         self.logprobs += delta.logprobs
+        self.token_ids += delta.token_ids
+        self.prompt_ids += delta.prompt_ids
+        self.template_hash = delta.template_hash or self.template_hash
+        self.tokenizer_hash = delta.tokenizer_hash or self.tokenizer_hash
+        self.sampled_logprobs += delta.sampled_logprobs
+        self.kept += delta.kept
         self.finish = delta.finish or self.finish
         self.weight_version = delta.weight_version or self.weight_version
 
@@ -105,20 +123,25 @@ class ReplySoFar:
 
 
 class OpenAIClient:
-    """`url` with or without /v1; `model` "" is the only one, or the first, that is served there."""
+    """`url` with or without /v1; `model` "" is the only one, or the first, that is served there. `traced`
+    asks servers of ours for the tokens of each reply."""
 
-    def __init__(self, url: str, *, model: str = "", api_key: str = "") -> None:
+    def __init__(self, url: str, *, model: str = "", api_key: str = "", traced: bool = False) -> None:
         import httpx
 
+        self.traced, self._ours = traced, False
         if not url.startswith(("http://", "https://")):
-            raise InputError(f"{url} is no address of a server; it begins with http:// or https://")
+            raise InputError(f"{url} is not a server URL (must start with http:// or https://)")
         self.url, self.model = url.rstrip("/").removesuffix("/v1"), model
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.AsyncClient(
-            base_url=f"{self.url}/v1", headers=headers, trust_env=False,
-            timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEPT_SECONDS),
-        )  # fmt: skip
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=f"{self.url}/v1", headers=headers, trust_env=False,
+                timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
+                limits=httpx.Limits(max_connections=None, keepalive_expiry=KEPT_SECONDS),
+            )  # fmt: skip
+        except httpx.InvalidURL as error:
+            raise InputError(f"{url!r} is not a server URL: {error}") from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,7 +160,8 @@ class OpenAIClient:
         found = answer.get("data")
         if not isinstance(found, list) or not all(isinstance(one, dict) and "id" in one for one in found):
             raise FaultError(
-                f"{self.url} answers /v1/models otherwise than OpenAI's API; is it such a server?"
+                f"{self.url} does not answer /v1/models as the OpenAI API does; is it an"
+                " OpenAI-compatible server?"
             )
         return found
 
@@ -150,6 +174,7 @@ class OpenAIClient:
             self.model = str(cards[0]["id"])
         for card in cards:
             if card["id"] == self.model:
+                self._ours = card.get("owned_by") == "whorl"
                 return card
         names = ", ".join(str(card["id"]) for card in cards)
         raise InputError(f"{self.url} serves no model {self.model!r}; it serves {names}")
@@ -167,20 +192,30 @@ class OpenAIClient:
                     yield delta
 
     async def reply(self, conversation: Conversation, params: SamplingParams, **more: Any) -> Trace:
-        """The whole reply. Where the server tells its tokens' log-probs they are in the trace."""
+        """The whole reply. With `logprobs` and `return_token_ids` true, and a server that gives both, the
+        trace has them."""
         body = await self._chat_body(conversation, params) | more
         answer = await self._ask("POST", "/chat/completions", body)
         try:
             choice = answer["choices"][0]
             message, finish = choice["message"], choice["finish_reason"]
             delta = _delta_of(message)
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise FaultError(f"{self.url} answers a chat otherwise than OpenAI's API: {error!r}") from error
+            scores = (choice.get("logprobs") or {}).get("content") or []
+            ids = tuple(int(one) for one in choice.get("token_ids") or ())
+            logprobs = tuple(float(one["logprob"]) for one in scores) if ids else ()
+            drawn = _drawn(choice if ids else {})
+            prompt = tuple(int(one) for one in answer.get("prompt_token_ids") or ())
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise FaultError(
+                f"{self.url} returned a response that does not follow the OpenAI API: {error!r}"
+            ) from error
         whole = ReplySoFar()
         whole.add(delta)
         return Trace(
             message=whole.message(), finish="length" if finish == "length" else "stop", sampling=params,
-            weight_version=str(answer.get("system_fingerprint") or ""),
+            weight_version=str(answer.get("system_fingerprint") or ""), prompt_ids=prompt, token_ids=ids,
+            logprobs=logprobs, template_hash=str(answer.get("template_hash") or ""),
+            tokenizer_hash=str(answer.get("tokenizer_hash") or ""), **drawn,
         )  # fmt: skip
 
     async def score(self, text: str | Sequence[int]) -> Scored:
@@ -195,7 +230,9 @@ class OpenAIClient:
             tokens = tuple(str(token) for token in found["tokens"])
             ids = tuple(int(id) for id in found.get("token_ids", prompt if isinstance(prompt, list) else ()))
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise InputError(f"{self.url} gives no log-probs of a prompt (echo with logprobs)") from error
+            raise InputError(
+                f"{self.url} does not return log-probs for a prompt (echo with logprobs)"
+            ) from error
         return Scored(token_ids=ids, tokens=tokens, logprobs=logprobs)
 
     # -- requests ---------------------------------------------------------------------------------
@@ -218,6 +255,8 @@ class OpenAIClient:
             body |= {name: getattr(params, name)} if getattr(params, name) else {}
         body |= {"stop": list(params.stop)} if params.stop else {}
         body |= {"tools": list(conversation.tools)} if conversation.tools else {}
+        if self.traced and self._ours:
+            body |= {"logprobs": True, "return_token_ids": True}
         if conversation.template_args:
             body["chat_template_kwargs"] = dict(conversation.template_args)
         return body
@@ -237,9 +276,15 @@ class OpenAIClient:
         try:
             value = answer.json()
         except ValueError as error:
-            raise FaultError(f"{self.url} answers {path} with no JSON; is it an OpenAI server?") from error
+            raise FaultError(
+                f"{self.url} answers {path} with something other than JSON; is it an OpenAI-compatible"
+                " server?"
+            ) from error
         if not isinstance(value, dict):
-            raise FaultError(f"{self.url} answers {path} with no JSON object; is it an OpenAI server?")
+            raise FaultError(
+                f"{self.url} answers {path} with something other than a JSON object; is it an"
+                " OpenAI-compatible server?"
+            )
         return value
 
     def _stream(self, body: dict[str, Any]) -> _Stream:
@@ -254,9 +299,9 @@ class OpenAIClient:
             return
         said = _error_text(text)
         if status in (401, 403):
-            raise InputError(f"{self.url} refuses the key ({said}); give the right one")
+            raise InputError(f"{self.url} rejects the key ({said}); give a valid one")
         if status < 500 and status != 429:
-            raise InputError(f"{self.url} refuses the request: {said}")
+            raise InputError(f"{self.url} rejects the request: {said}")
         raise FaultError(f"{self.url} failed with {status}: {said}")
 
 
@@ -291,6 +336,7 @@ class _Stream:
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
         import httpx
 
+        finished = False
         try:
             async for line in self._answer.aiter_lines():
                 if not line.startswith("data:"):
@@ -301,12 +347,17 @@ class _Stream:
                 try:
                     value = json.loads(data)
                 except json.JSONDecodeError as error:
-                    raise FaultError(f"{self._client.url} streams no JSON: {data[:80]!r}") from error
+                    raise FaultError(
+                        f"{self._client.url} streamed something other than JSON: {data[:80]!r}"
+                    ) from error
                 if isinstance(value, dict) and value.get("error"):
-                    raise FaultError(f"{self._client.url} broke off: {_error_text(data)}")
+                    raise FaultError(f"{self._client.url} stopped with an error: {_error_text(data)}")
+                finished = finished or _finishes(value)
                 yield value
         except httpx.TransportError as error:
             raise self._client._unreachable(error) from error
+        if not finished:  # a proxy or a dying server ends the answer in good order, and half a reply is none
+            raise FaultError(f"{self._client.url} closed the stream before the reply was complete; try again")
 
 
 def _wait(stated: str | None, attempt: int) -> float:
@@ -324,6 +375,13 @@ def _error_text(text: str) -> str:
     return " ".join(str(said).split())[:300] or "no reason given"
 
 
+def _finishes(data: Any) -> bool:
+    choices = data.get("choices") if isinstance(data, dict) else None
+    return isinstance(choices, list) and any(
+        isinstance(choice, dict) and choice.get("finish_reason") for choice in choices
+    )
+
+
 def _delta(data: Any, url: str) -> Delta | None:
     """One event's news; None where it has none."""
     try:
@@ -337,10 +395,26 @@ def _delta(data: Any, url: str) -> Delta | None:
         return Delta(
             content=delta.content, reasoning=delta.reasoning, calls=delta.calls,
             logprobs=tuple(float(one["logprob"]) for one in scores), finish=choice.get("finish_reason") or "",
-            weight_version=version,
+            weight_version=version, token_ids=tuple(int(one) for one in choice.get("token_ids") or ()),
+            prompt_ids=tuple(int(one) for one in data.get("prompt_token_ids") or ()),
+            template_hash=str(data.get("template_hash") or ""),
+            tokenizer_hash=str(data.get("tokenizer_hash") or ""), **_drawn(choice),
         )  # fmt: skip
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise FaultError(f"{url} streams otherwise than OpenAI's API: {error!r}") from error
+        raise FaultError(f"{url} streams events that do not follow the OpenAI API: {error!r}") from error
+
+
+class _Drawn(TypedDict):
+    sampled_logprobs: tuple[float, ...]
+    kept: tuple[int, ...]
+
+
+def _drawn(choice: Mapping[str, Any]) -> _Drawn:
+    """How a choice's tokens were drawn, from a server that tells."""
+    return {
+        "sampled_logprobs": tuple(float(one) for one in choice.get("sampled_logprobs") or ()),
+        "kept": tuple(int(one) for one in choice.get("kept") or ()),
+    }
 
 
 def _delta_of(message: Mapping[str, Any]) -> Delta:

@@ -144,7 +144,7 @@ def _explain(
     key = ".".join(str(part) for part in place)
     overridden = _holds(given, place)
     where = COMMAND_LINE if overridden or path is None else f"config {path}"
-    shown = f"--{key}" if overridden else key
+    shown = f"--{key.replace('_', '-')}" if overridden else key
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "extra_forbidden":
         section = ".".join(str(part) for part in place[:-1] if not isinstance(part, int))
@@ -152,8 +152,10 @@ def _explain(
         inside = f" in [{section}]" if section else ""
         return f"{where}: unknown key {str(place[-1])!r}{inside}{nearest(str(place[-1]), names)}{more}"
     if first["type"] == "missing":
-        remedy = "" if any(isinstance(part, int) for part in place) else f" or as --{key} VALUE"
-        return f"{where}: {key} is missing; give it in the recipe{remedy}{more}"
+        remedy = (
+            "" if any(isinstance(part, int) for part in place) else f" or as --{key.replace('_', '-')} VALUE"
+        )
+        return f"{where}: {key} is missing; set it in the recipe{remedy}{more}"
     said = (
         first["msg"]
         .removeprefix("Value error, ")

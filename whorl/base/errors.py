@@ -1,6 +1,12 @@
 """The four ways Whorl says no. Everything the package raises on purpose is a `WhorlError`."""
 
 
+def one_line(error: object, most: int = 300) -> str:
+    """Any error's text on one line that every encoding holds: for where a fault becomes an answer."""
+    text = " ".join(str(error).split())[:most]
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class WhorlError(Exception):
     """Base of every error Whorl raises on purpose; its text is one line a person can act on."""
 

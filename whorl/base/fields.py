@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 
 def config_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -24,13 +25,26 @@ def config_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[st
 
 def describe(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
     """(dotted key, type, documentation with the default) of every key that takes a value."""
-    for key, field in config_fields(model):
+    for key, field, default in _defaults(model):
         if models_in(field.annotation):
             continue
         text = " ".join((field.description or "").split())
-        default = field.get_default(call_default_factory=True, validated_data={})
-        ending = "(required)" if field.is_required() else _shown(default)
+        ending = "(required)" if default is PydanticUndefined else _shown(default)
         yield key, type_name(field), f"{text} {ending}".strip()
+
+
+def _defaults(
+    model: type[BaseModel], given: BaseModel | None = None, prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo, Any]]:
+    """Every dotted key with its field and the default that it has *there*: a section may be given another
+    one than its class has (`train: Train = Train(steps=50)`)."""
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if given is not None:
+            default = getattr(given, name)
+        yield prefix + name, field, default
+        for inner in models_in(field.annotation):
+            yield from _defaults(inner, default if isinstance(default, inner) else None, f"{prefix}{name}.")
 
 
 def nearest(name: str, names: typing.Iterable[str], mark: str = "") -> str:
@@ -43,7 +57,7 @@ def nearest(name: str, names: typing.Iterable[str], mark: str = "") -> str:
     close = close or [ends[found] for found in difflib.get_close_matches(end, ends, n=1)]
     if close:
         return f"; did you mean {mark}{close[0]}?"
-    return f"; there are {', '.join(mark + full for full in names[:12])}{' …' if len(names) > 12 else ''}"
+    return f"; choose from {', '.join(mark + full for full in names[:12])}{' …' if len(names) > 12 else ''}"
 
 
 def _shown(default: Any) -> str:

@@ -67,8 +67,12 @@ def read_json(path: str | Path, *, what: str = "JSON file") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{what} {path} does not exist") from error
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{what} {path} is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise DataError(f"{what} {path} is nested too deeply to be read") from error
 
 
 def sha256_file(path: str | Path) -> str:

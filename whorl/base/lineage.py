@@ -55,16 +55,39 @@ def trace_back(version: str, root: str | Path) -> Origin:
 
 
 def find_trace(path: str | Path, id: str = "") -> dict[str, Any]:
-    """The record of reply `id` in a file of traces (`whorl serve --traces`), or the last one's."""
+    """The record of reply `id` in a file of traces, or the last one's: as `whorl serve --traces` writes them,
+    or `whorl arena export`, whose traces.jsonl has what the reply said in the files beside it."""
     last: dict[str, Any] | None = None
     for record in read_jsonl(path):
-        if not id or record.get("id") == id:
+        if not id or id in (record.get("id"), record.get("trace")):  # an export's own name of a reply
             last = record
     if last is None:
-        raise InputError(f"{path} has no reply {id!r}" if id else f"{path} holds no traces")
-    if not isinstance(last.get("weight_version"), str):
-        raise DataError(f"{path}: its records name no weight_version; traces are written by whorl serve")
-    return last
+        raise InputError(f"{path} has no reply {id!r}" if id else f"{path} contains no traces")
+    name = str(last.get("trace") or last.get("id") or "")
+    found = last if "message" in last else _beside(Path(path), name) | last
+    if not isinstance(found.get("weight_version"), str) or not found["weight_version"]:
+        raise DataError(
+            f"{path}: the reply {name or 'there'} names no weight_version: its server reported none;"
+            " give the --id of another reply, or a file written by whorl serve --traces or whorl"
+            " arena export"
+        )
+    return {"message": {}, "id": name, **found}
+
+
+def _beside(path: Path, trace: str) -> dict[str, Any]:
+    """What an export's other files say of a trace: its reply, and the weights that gave it."""
+    files = {"conversations.jsonl": ("messages",), "preferences.jsonl": ("chosen", "rejected")}
+    for name, parts in files.items():
+        for record in read_jsonl(path.with_name(name)) if path.with_name(name).exists() else ():
+            for part in parts:
+                prefix = "" if part == "messages" else f"{part}_"
+                traces = record.get(f"{prefix}traces") or []
+                if trace in traces:
+                    place = traces.index(trace)
+                    replies = [one for one in record[part] if one["role"] == "assistant"]
+                    version = record[f"{prefix}weight_versions"][place]
+                    return {"message": replies[place], "weight_version": version}
+    return {}
 
 
 class _Files:
@@ -98,7 +121,7 @@ class _Files:
             return self.weights(hash) or Origin("weights", "weights", hash, note="not from a run here")
         place = next((p for p in (Path(name), self.root / name) if p.exists()), None)
         if place is None:
-            return Origin("file", name, hash, note="not there any more")
+            return Origin("file", name, hash, note="not found")
         manifest = place / "tokens" / MANIFEST
         if place.is_dir() and manifest.exists():
             described = read_json(manifest, what="token manifest")
@@ -121,7 +144,7 @@ class _Files:
     def dataset(self, hash: str) -> Origin:
         manifest = self.datasets.get(hash)
         if manifest is None:
-            return Origin("dataset", "dataset", hash, note="not there any more, or changed since")
+            return Origin("dataset", "dataset", hash, note="not found, or changed since")
         described = read_json(manifest, what="dataset manifest")
         inputs = tuple(
             Origin("file", Path(one["path"]).name, one["sha256"], one["path"], f"{one['bytes']:,} bytes")

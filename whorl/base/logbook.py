@@ -42,7 +42,7 @@ class Logbook:
         self._events: JsonLines | None = JsonLines(self.path / EVENTS)
         for file in (self._metrics, self._events):
             if file.torn_bytes:
-                say(f"{file.path}: cut {file.torn_bytes} bytes of a line that a crash left unfinished")
+                say(f"{file.path}: removed {file.torn_bytes} bytes of a line left unfinished by a crash")
                 self.event("torn", file=file.path.name, bytes=file.torn_bytes)
 
     @classmethod

@@ -22,7 +22,7 @@ def resolve(name: str) -> Any:
     """
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
-        raise InputError(f"{name!r} is not a name; write module:name or file.py:name")
+        raise InputError(f"{name!r} is not a valid name; write module:name or file.py:name")
     module = _module_of_file(Path(place)) if place.endswith(".py") else _module_of_name(place, name)
     value: Any = module
     for part in attribute.split("."):

@@ -88,7 +88,7 @@ class Message:
         if isinstance(self.content, str):
             raise DataError("message content is a tuple of parts: write content=(text,)")
         if self.tool_calls and self.role != "assistant":
-            raise DataError(f"a {self.role} message cannot call tools; only the assistant does")
+            raise DataError(f"a {self.role} message cannot call tools; only assistant messages can")
 
     @property
     def text(self) -> str:
@@ -141,7 +141,8 @@ class Conversation:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How a reply is sampled. `temperature` 0 is greedy.
+    """How a reply is sampled. `temperature` 0 is greedy, and so is one too near to 0 to divide by
+    (`whorl.models.sampling.GREEDY_BELOW`).
 
     In this order: `logit_bias` and the penalties change the scores of tokens (`repetition_penalty`
     divides, arXiv 1909.05858, and counts the prompt too; `presence_penalty` and `frequency_penalty`
@@ -176,10 +177,10 @@ class SamplingParams:
         for name in ("presence_penalty", "frequency_penalty"):
             if not -2 <= getattr(self, name) <= 2:
                 raise DataError(f"{name} must be between -2 and 2")
-        if not 0 < self.repetition_penalty <= 10:
-            raise DataError("repetition_penalty must be above 0 and at most 10")
+        if not 0.01 <= self.repetition_penalty <= 10:
+            raise DataError("repetition_penalty must be between 0.01 and 10")
         if any(not text for text in self.stop):
-            raise DataError("stop has an empty string; leave it out")
+            raise DataError("stop has an empty string; remove it")
         for token, bias in self.logit_bias:
             if token < 0 or not -100 <= bias <= 100:
                 raise DataError(
@@ -193,17 +194,23 @@ class Trace:
 
     `token_ids` are the reply's; `prompt_ids` what it was conditioned on. `logprobs[i]` is the
     log-softmax of the model's logits (after its soft cap, before temperature and masks) of
-    `token_ids[i]`. `finish` is why it ended: "stop" (an end token or stop string) or "length".
+    `token_ids[i]`; `sampled_logprobs[i]` is its log-prob in the distribution that it was drawn from, after
+    bias, penalties, grammar, temperature and truncation, and `kept[i]` how many of the vocabulary's tokens
+    have a chance there: the likeliest ones, so the count is the truncation's mask. `finish` is why it
+    ended: "stop" (an end token or stop string) or "length".
     """
 
     message: Message
     prompt_ids: tuple[int, ...] = ()
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    sampled_logprobs: tuple[float, ...] = ()
+    kept: tuple[int, ...] = ()
     finish: Literal["stop", "length"] = "stop"
     sampling: SamplingParams = field(default_factory=SamplingParams)
     weight_version: str = ""
     template_hash: str = ""
+    tokenizer_hash: str = ""
     parent: Trace | None = None  # the reply before this one in the same conversation
 
     @property
@@ -212,5 +219,6 @@ class Trace:
         return (*(self.parent.chain if self.parent else ()), self)
 
     def __post_init__(self) -> None:
-        if self.logprobs and len(self.logprobs) != len(self.token_ids):
-            raise DataError("a trace needs one log-prob per token")
+        for figures in (self.logprobs, self.sampled_logprobs, self.kept):
+            if figures and len(figures) != len(self.token_ids):
+                raise DataError("a trace needs one figure of each kind per token")

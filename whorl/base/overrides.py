@@ -83,7 +83,8 @@ def take_override(
     name, equals, value = word[2:].partition("=")
     key = name.replace("-", "_")
     if key not in fields:
-        raise InputError(f"{COMMAND_LINE}: unknown option --{name}{nearest(key, [*also, *fields], '--')}")
+        near = nearest(key.replace("_", "-"), [one.replace("_", "-") for one in (*also, *fields)], "--")
+        raise InputError(f"{COMMAND_LINE}: unknown option --{name}{near}")
     if equals:
         return [(key, value)]
     if is_list(fields[key].annotation):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -39,14 +40,37 @@ def start_with_socket(
     command: Sequence[str], **options: Any
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start a child that inherits one end of a socket pair; every "{socket}" in its command becomes the
-    descriptor's number. Returns the process and our end. Windows has no way to pass one on."""
+    descriptor's number. Returns the process and our end. Windows has no way to pass one on.
+
+    It has a session of its own: Ctrl-C in our terminal and a signal to our group are for us alone, who let
+    what runs end. It is to leave when the socket closes."""
     if os.name != "posix":
-        raise FaultError("a process that inherits a socket needs a POSIX system; use WSL on Windows")
+        raise FaultError("passing a socket to a child process needs a POSIX system; use WSL on Windows")
     ours, theirs = socket.socketpair()
     with theirs:
         number = str(theirs.fileno())
         words = [word.replace("{socket}", number) for word in command]
-        return subprocess.Popen(words, pass_fds=[theirs.fileno()], **options), ours
+        return subprocess.Popen(words, pass_fds=[theirs.fileno()], start_new_session=True, **options), ours
+
+
+def ignore_leave_signals() -> None:
+    """For a child that leaves when its socket closes: whoever stops a service signals every process of it,
+    and its parent still needs it to let what runs end."""
+    for one in LEAVE_SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+
+
+def end_with_socket(connection: socket.socket) -> None:
+    """End this process when the other end of its socket is gone, also in the midst of its work."""
+
+    def wait() -> None:
+        poll = select.poll()
+        # Linux tells of a close by an event of its own; elsewhere it is the end of both ways.
+        poll.register(connection, getattr(select, "POLLRDHUP", select.POLLHUP))
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=wait, name="whorl-socket", daemon=True).start()
 
 
 def limit_memory(size: int) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FIRST_LINE = 2.0  # seconds before the first plain line; the gap doubles from there …
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 LONGEST_GAP = 60.0  # … up to this
 
 
@@ -41,7 +42,12 @@ def speaks() -> bool:
 def say(text: str) -> None:
     """One line for people, on stderr."""
     if speaks():
-        console().print(text, markup=False)
+        console().print(printable(text), markup=False)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters spelt out (\\x1b), so that a name from a file moves no cursor."""
+    return text.translate(CONTROLS)
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from whorl.base.events import KINDS
 from whorl.base.files import atomic_write
 from whorl.base.logbook import CONFIG, Metric, series
 from whorl.base.plot import Chart, Series
 from whorl.base.progress import duration, figure
 from whorl.base.runs import Record, read_run
+from whorl.base.timeline import event_line, result_row
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 
@@ -24,7 +24,7 @@ TEMPLATE = Path(__file__).parent / "report.html.jinja"
 PLOTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss", "validation_loss")),
     ("learning rate", ("lr",)),
-    ("tokens a second", ("tokens_per_second",)),
+    ("tokens per second", ("tokens_per_second",)),
     ("gradient norm", ("grad_norm",)),
 )
 SMOOTH = ("loss", "grad_norm", "tokens_per_second")
@@ -101,25 +101,11 @@ def tiles(record: Record) -> list[tuple[str, str]]:
             shown.append((f"{before}steps", f"{one.run.steps:,}"))
         for name in ("loss", "validation_loss"):
             if name in last:
-                shown.append((before + name.replace("_", " "), f"{last[name]:.4g}"))
+                shown.append((before + name.replace("_", " "), f"{last[name]:.3g}"))
         speeds = series(one.metrics, "tokens_per_second")[1]
         if speeds:
-            shown.append((f"{before}tokens a second, median", figure(sorted(speeds)[len(speeds) // 2])))
+            shown.append((f"{before}tokens per second, median", figure(sorted(speeds)[len(speeds) // 2])))
     return [*shown, ("time", duration(record.run.seconds))]
-
-
-def result_row(event: dict[str, Any]) -> tuple[str, str, str, str]:
-    """(name, figure with its error, floor, "met" | "missed" | "")."""
-    unit = f" {event['unit']}" if event["unit"] else ""
-    error = f" ± {event['error']:.2g}" if event["error"] else ""
-    cases = f" (n = {event['cases']:,})" if event["cases"] else ""
-    floor = event["floor"]
-    if floor is None:
-        return event["name"], f"{event['value']:.4g}{unit}{error}{cases}", "", ""
-    met = event["value"] <= floor if event["lower_is_better"] else event["value"] >= floor
-    sign = "≤" if event["lower_is_better"] else "≥"
-    verdict = "met" if met else "missed"
-    return event["name"], f"{event['value']:.4g}{unit}{error}{cases}", f"{sign} {floor:g}{unit}", verdict
 
 
 def stage_bars(record: Record) -> list[tuple[str, float, float, str]]:
@@ -168,28 +154,6 @@ def provenance_rows(record: Record) -> list[tuple[str, str]]:
         if changed:
             rows.append(("changed", f"{', '.join(changed)} at the start of {when(after['time'])}"))
     return rows
-
-
-def event_line(event: dict[str, Any]) -> str:
-    """An event's fields in one line, defaults left out, long ones cut."""
-    if event["kind"] == "start":
-        return " ".join(event["command"])
-    defaults = KINDS[event["kind"]].model_fields if event["kind"] in KINDS else {}
-    words = []
-    for key, value in event.items():
-        if key in ("kind", "time", "format") or (key in defaults and defaults[key].default == value):
-            continue
-        words.append(f"{key} {_short(value)}")
-    return "  ".join(words)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
-    text = " ".join(str(value).split())
-    return text if len(text) <= 100 else text[:99] + "…"
 
 
 def offset(record: Record, event: dict[str, Any]) -> str:

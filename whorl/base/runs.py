@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,9 @@ from whorl.base.errors import InputError
 from whorl.base.logbook import CONFIG, EVENTS, METRICS, Metric, read_events, read_metrics
 
 SILENT_AFTER = 600  # seconds without a line after which an unfinished run counts as stopped
+
+
+STATE_WORDS = {"going": "running", "left": "interrupted"}  # as people read them; the others say it already
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +59,17 @@ class Record:
         return [event for event in self.events if event["kind"] == kind]
 
 
+def default_runs() -> str:
+    """Where new runs go: where the studio, `whorl runs` and the rest look for them."""
+    workspace = os.environ.get("WHORL_WORKSPACE")
+    return str(Path(workspace) / "runs") if workspace else "runs"
+
+
 def find_runs(root: str | Path) -> Iterator[Path]:
     """Run directories under `root`, itself too: whatever holds events.jsonl or metrics.jsonl."""
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root} is not a directory; give the folder your runs are in")
+        raise InputError(f"{root} is not a directory; give the folder that contains your runs")
     yield from sorted({file.parent for name in (EVENTS, METRICS) for file in root.rglob(name)})
 
 
@@ -72,7 +82,7 @@ def read_run(path: str | Path) -> Record:
     """A run in full. `InputError` where `path` is not one, `DataError` where its files are damaged."""
     path = Path(path)
     if not any((path / name).is_file() for name in (EVENTS, METRICS)):
-        raise InputError(f"{path} is not a run: it holds neither {EVENTS} nor {METRICS}; see whorl runs list")
+        raise InputError(f"{path} is not a run: it has neither {EVENTS} nor {METRICS}; see whorl runs list")
     metrics, events = read_metrics(path), read_events(path)
     config = read_toml(path / CONFIG) if (path / CONFIG).is_file() else {}
     return Record(

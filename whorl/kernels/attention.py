@@ -16,6 +16,7 @@ from torch import Tensor
 
 from whorl.kernels import native
 from whorl.kernels.spec import AttentionSpec
+from whorl.kernels.wide import widened
 
 GROUP_FILL = 0.8  # a document joins a group when it fills at least this share of the group's longest
 FLASH_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -48,7 +49,11 @@ def reference(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, spec: AttentionS
 def attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, spec: AttentionSpec) -> Tensor:
     """Packed attention, the fast way; shapes and meaning as `reference`."""
     window, cap = spec.window or 0, spec.soft_cap or 0.0
-    return torch.ops.whorl.attention(q, k, v, offsets, spec.scale, spec.causal, window, cap)[0]
+    learning = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if learning or torch.compiler.is_compiling():
+        return torch.ops.whorl.attention(q, k, v, offsets, spec.scale, spec.causal, window, cap)[0]
+    # Not through the dispatcher, whose first call imports the compiler.
+    return _forward(q, k, v, offsets, spec.scale, spec.causal, window, cap)[0]
 
 
 class Group(NamedTuple):
@@ -190,20 +195,23 @@ def _widen(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-@torch.library.custom_op("whorl::attention", mutates_args=())
-def _attention(
+def _forward(
     q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, causal: bool, window: int, soft_cap: float
 ) -> tuple[Tensor, Tensor]:
+    dtype = q.dtype
+    q, k, v = widened(q), _widen(widened(k), q.shape[1]), _widen(widened(v), q.shape[1])
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = q.new_empty(q.shape[:2], dtype=torch.float32)
-    k, v = _widen(k, q.shape[1]), _widen(v, q.shape[1])
     for group in _plan(tuple(offsets.tolist()), causal, q.device):
         block, block_lse = _forward_group(
             _take(q, group), _take(k, group), _take(v, group), group, scale, causal, window, soft_cap
         )
         _put(out, block, group)
         _put(lse, block_lse, group)
-    return out, lse
+    return out.to(dtype), lse
+
+
+_attention = torch.library.custom_op("whorl::attention", _forward, mutates_args=())
 
 
 @_attention.register_fake
@@ -223,6 +231,8 @@ def _attention_backward(
         native_backward := native.kernels().attention_backward
     ):
         return native_backward(grad, q, k, v, out, lse, offsets, scale, causal)
+    dtype = q.dtype
+    grad, q, k, v, out = (widened(x) for x in (grad, q, k, v, out))
     wide_k, wide_v = _widen(k, q.shape[1]), _widen(v, q.shape[1])
     grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, wide_k, wide_v))
     for group in _plan(tuple(lengths), causal, q.device):
@@ -233,7 +243,7 @@ def _attention_backward(
         for target, block in zip(grads, blocks, strict=True):
             _put(target, block, group)
     grad_q, grad_k, grad_v = grads
-    return grad_q, _narrow(grad_k, k), _narrow(grad_v, v)
+    return grad_q.to(dtype), _narrow(grad_k, k).to(dtype), _narrow(grad_v, v).to(dtype)
 
 
 def _narrow(grad: Tensor, like: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 //
 // Everything is held transposed (keys are rows, queries are columns), so that the two products that
 // need P and dS transposed find them as they were made, and lse and delta run along the vector lanes.
-// Tiles of BLOCK x BLOCK stay in the first-level cache; the matmuls are oneDNN's brgemm, which uses
-// AMX or AVX512-bf16. Follows FlashAttention-2 (arXiv 2307.08691), algorithm 2.
+// Tiles of BLOCK x BLOCK stay in the first-level cache. Follows FlashAttention-2 (arXiv 2307.08691), algorithm 2.
 
 #include <algorithm>
 #include <cmath>
@@ -14,24 +13,11 @@
 #include <vector>
 
 #include "bf16.h"
-
-namespace c10 { struct BFloat16; }
-namespace at::native::cpublas {
-void brgemm(int64_t M, int64_t N, int64_t K, int64_t ld_a, int64_t ld_b, int64_t ld_c, const bool add_C,
-            const c10::BFloat16* A, const c10::BFloat16* B, float* C, bool is_vnni);
-void brgemm_release(bool is_vnni);
-}
+#include "matmul.h"
 
 namespace {
 
 constexpr int64_t BLOCK = 64;
-
-// C[m, n] (+)= A[m, k] B[k, n]; B holds pairs of rows interleaved ([k / 2][n][2]).
-inline void matmul(int64_t m, int64_t n, int64_t k, const bits* a, int64_t ld_a, const bits* b, float* c,
-                   int64_t ld_c, bool add) {
-  at::native::cpublas::brgemm(m, n, k, ld_a, n, ld_c, add, reinterpret_cast<const c10::BFloat16*>(a),
-                              reinterpret_cast<const c10::BFloat16*>(b), c, true);
-}
 
 // Rows of one head of x [T, heads, d], from `start`, into [padded, d]; rows past `length` are 0.
 void copy_rows(const bits* x, int64_t stride, int64_t length, int64_t padded, int64_t d, bits* out) {
@@ -206,6 +192,6 @@ extern "C" void whorl_attention_backward(
       store_rows(scratch->dk.data(), length, d, dk + offset, stride);
       store_rows(scratch->dv.data(), length, d, dv + offset, stride);
     }
-    at::native::cpublas::brgemm_release(true);
+    end_matmuls<bits>();
   }
 }

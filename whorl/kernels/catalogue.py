@@ -292,10 +292,12 @@ KERNELS: dict[str, Kernel] = {
         attention.reference, attention.attention, {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2}, (0, 1, 2), ATTENTION
     ),
     "linear": Kernel(matmul.reference, matmul.linear, {FP32: 1e-5, HALF: 4e-3, BF16: 1e-2}, (), LINEAR),
+    # A gradient sums over the vocabulary: with 65,541 of them, on AVX2, torch's fp32 matmul was seen 5e-5
+    # from fp64, on both sides.
     "linear_cross_entropy": Kernel(
         cross_entropy.reference,
         cross_entropy.linear_cross_entropy,
-        {FP32: 1e-5, HALF: 4e-3, BF16: 2e-2},
+        {FP32: 5e-5, HALF: 4e-3, BF16: 2e-2},
         (0, 1),
         CROSS_ENTROPY,
     ),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from whorl.kernels import native
 from whorl.kernels.buckets import bucket
+from whorl.kernels.wide import wide_linear, widened
 
 BLOCK_ELEMENTS = 1 << 20  # logits held at a time: 4 MB in fp32, inside a core's share of the cache
 NATIVE_BLOCK_ELEMENTS = 1 << 21  # the same bytes in bf16, where the C++ kernel runs
@@ -30,7 +31,7 @@ def reference(
 
 def token_reference(hidden: Tensor, weight: Tensor, targets: Tensor, soft_cap: float = 0.0) -> Tensor:
     """The loss of each token [T] in fp32."""
-    logits = (hidden @ weight.to(hidden.dtype).T).float()
+    logits = wide_linear(hidden, weight.to(hidden.dtype)).float()
     if soft_cap:
         logits = soft_cap * torch.tanh(logits / soft_cap)
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
@@ -67,7 +68,7 @@ def _rows(weight: Tensor, elements: int = BLOCK_ELEMENTS) -> int:
 
 
 def _logits(hidden: Tensor, matrix: Tensor, soft_cap: float) -> Tensor:
-    logits = torch.mm(hidden, matrix.T).float()
+    logits = wide_linear(hidden, matrix).float()
     return soft_cap * torch.tanh(logits / soft_cap) if soft_cap else logits
 
 
@@ -76,6 +77,7 @@ def _linear_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, soft_cap: float,
     need_hidden: bool, need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    given, hidden = hidden, widened(hidden)
     matrix = weight.to(hidden.dtype)
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     grad_hidden = torch.zeros_like(hidden) if need_hidden else hidden.new_empty(0)
@@ -89,7 +91,7 @@ def _linear_cross_entropy(
             grad_hidden[rows] = torch.mm(grad, matrix)
         if need_weight:
             grad_weight += torch.mm(grad.T, block)
-    return total, grad_hidden, grad_weight
+    return total, grad_hidden.to(given.dtype), grad_weight
 
 
 def _learnt_rows(weights: Tensor) -> Tensor:

@@ -33,17 +33,18 @@ def choose_device(prefer: str | None = None) -> torch.device:
         if prefer.partition(":")[0] not in KINDS:
             raise InputError(f"device {prefer!r} is not one of {', '.join(KINDS)}")
         if (problem := self_test(prefer)) is not None:
-            raise InputError(
-                f"device {prefer} does not work here: {problem}; leave it out or run whorl doctor"
-            )
+            raise InputError(f"device {prefer} does not work here: {problem}; omit it or run whorl doctor")
         return torch.device(prefer)
     for kind in KINDS:
         if not present(kind):
             continue
         if (problem := self_test(kind)) is None:
             return torch.device(kind)
-        say(f"{kind} is here but failed its self-test ({problem}); trying the next device")
-    raise FaultError("not even the CPU passed a matmul self-test; this torch build does not fit this machine")
+        say(f"{kind} is present but failed its self-test ({problem}); trying the next device")
+    raise FaultError(
+        "not even the CPU passed a matmul self-test; this torch build does not work on this machine;"
+        " reinstall torch"
+    )
 
 
 def present(kind: str) -> bool:
@@ -60,7 +61,7 @@ def self_test(device: str) -> str | None:
     """None where a matmul and its gradient come out right on `device`, else why not."""
     kind = device.partition(":")[0]
     if not present(kind):
-        return f"torch {torch.__version__} sees no {kind} device"
+        return f"torch {torch.__version__} finds no {kind} device"
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(8, 16, generator=generator)
     right = torch.randn(16, 4, generator=generator)

@@ -4,7 +4,7 @@ For one row torch's bf16 matmul was seen to read W at 40–60 % of the memory's 
 75–87 % (bench/linear.py, two cores, not undisturbed). It takes
 bf16 and fp32 on the CPU up to ROWS rows (TILED_ROWS where the CPU has AMX), and there a row's result is
 bit for bit the same whatever stands beside it in the batch. Beyond, and wherever the kernel is not, it
-is `F.linear`, whose sums have another order.
+is `F.linear` (`kernels.wide` on a CPU without bf16 matmuls), whose sums have another order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whorl.kernels import native
+from whorl.kernels.wide import wide_linear
 
 # Up to here the kernel wins, measured at 1024 × 3072 and its like, weights out of cache. Vectors at 16
 # rows: 1.1–1.2× in bf16 on a CPU without AMX, 1.5–1.8× in fp32; at 64 rows 0.8–1.0×. Tiles (AMX) at 64
@@ -37,7 +38,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     weight = weight.to(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
     if _plain(x, weight, bias):
-        return F.linear(x, weight, bias)
+        return wide_linear(x, weight, bias)
     if torch.compiler.is_compiling():
         return torch.ops.whorl.linear(x, weight, bias)
     return _linear(x, weight, bias)
@@ -72,7 +73,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         tiled = rows > ROWS and x.dtype == torch.bfloat16 and kernel.tiles(weight.shape[1], weight.shape[0])
         if rows <= ROWS or tiled:
             return kernel.multiply(x, weight, bias)
-    return F.linear(x, weight, bias)
+    return wide_linear(x, weight, bias)
 
 
 @torch.library.custom_op("whorl::linear", mutates_args=())

@@ -1,7 +1,7 @@
 // y = x Wᵀ + b for a few rows of x, where reading W is all the work.
 //
 // W [out, in] lies as torch keeps it. A thread takes blocks of rows of W and reads each once from
-// memory for all of x; what lies AHEAD is asked for while a step is multiplied. Every y is one sum over
+// memory for all of x; what comes next is asked for while a step is multiplied. Every y is one sum over
 // k in one order, whatever n, the threads and the other rows of x are: a row's result does not depend
 // on its batch. Which of the two ways (tiles, where the CPU has AMX and the matrix fits them, or
 // vectors) depends on the matrix alone.
@@ -17,6 +17,7 @@
 #include "bf16.h"
 #include "tape.h"
 #include "tiles.h"
+#include "upcoming.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -33,7 +34,7 @@ constexpr int LANES = 8, ROWS = 2, COLUMNS = 4;  // there are sixteen registers
 
 namespace {
 
-constexpr int64_t AHEAD = 512;  // bytes of each row that are on their way
+constexpr int64_t AHEAD = 512;  // bytes of each row of a tile that are on their way
 constexpr int64_t WORTH_THREADS = 1 << 17;  // weights read: less is done before a second thread wakes
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
@@ -112,16 +113,13 @@ typename T::vector load_tail(const typename T::element* from, int64_t count) {
 
 template <class T, int R, int N>
 void block(const typename T::element* x, const typename T::element* w, const typename T::element* bias,
-           typename T::element* y, int64_t in, int64_t out) {
+           typename T::element* y, int64_t in, int64_t out, Upcoming& upcoming) {
   Floats sum[R][N] = {};
   const int64_t whole = in / T::STEP * T::STEP;
   for (int64_t k = 0; k < whole; k += T::STEP) {
-    const auto* next = w + ahead(k, in, R, sizeof *w);
+    upcoming.ask(R * T::STEP * sizeof *w);
     typename T::vector row[R];
-    for (int r = 0; r < R; ++r) {
-      row[r] = T::load(w + r * in + k);
-      __builtin_prefetch(next + r * in);
-    }
+    for (int r = 0; r < R; ++r) row[r] = T::load(w + r * in + k);
     for (int n = 0; n < N; ++n) {
       const auto column = T::load(x + n * in + k);
       for (int r = 0; r < R; ++r) T::dot(sum[r][n], row[r], column);
@@ -139,19 +137,22 @@ void block(const typename T::element* x, const typename T::element* w, const typ
 
 template <class T, int R>
 void rows(const typename T::element* x, const typename T::element* w, const typename T::element* bias,
-          typename T::element* y, int64_t n, int64_t in, int64_t out) {
+          typename T::element* y, int64_t n, int64_t in, int64_t out, const typename T::element* next) {
+  Upcoming upcoming(next, R * in * sizeof *w, n > COLUMNS);
   int64_t at = 0;
-  for (; at + COLUMNS <= n; at += COLUMNS) block<T, R, COLUMNS>(x + at * in, w, bias, y + at * out, in, out);
+  for (; at + COLUMNS <= n; at += COLUMNS)
+    block<T, R, COLUMNS>(x + at * in, w, bias, y + at * out, in, out, upcoming);
   const auto* rest = x + at * in;
   auto* target = y + at * out;
   switch (n - at) {
-    case 1: return block<T, R, 1>(rest, w, bias, target, in, out);
-    case 2: return block<T, R, 2>(rest, w, bias, target, in, out);
-    case 3: return block<T, R, 3>(rest, w, bias, target, in, out);
+    case 1: return block<T, R, 1>(rest, w, bias, target, in, out, upcoming);
+    case 2: return block<T, R, 2>(rest, w, bias, target, in, out, upcoming);
+    case 3: return block<T, R, 3>(rest, w, bias, target, in, out, upcoming);
   }
 }
 
-// One of the matrices that x is multiplied with: `rows(row, count)` are rows of W, [count, in].
+// One of the matrices that x is multiplied with: `rows(row, count)` are rows of W, [count, in], and
+// `rows.next(row)` is where those from `row` on are read from memory, if they are read as they lie.
 template <class E, class Rows>
 struct Part {
   Rows rows;
@@ -173,10 +174,10 @@ void linear(const typename T::element* x, const Part<typename T::element, Rows>*
       const auto* shift = bias ? bias + row : nullptr;
       const auto* w = rows_of(row, std::min<int64_t>(ROWS, out - row));
       if (row + ROWS <= out) {
-        rows<T, ROWS>(x, w, shift, y + row, n, in, out);
+        rows<T, ROWS>(x, w, shift, y + row, n, in, out, rows_of.next(row + ROWS));
       } else {
         for (int64_t one = row; one < out; ++one)
-          rows<T, 1>(x, w + (one - row) * in, bias ? bias + one : nullptr, y + one, n, in, out);
+          rows<T, 1>(x, w + (one - row) * in, bias ? bias + one : nullptr, y + one, n, in, out, nullptr);
       }
     }
   }
@@ -351,6 +352,7 @@ struct Unpacking {
     for (int64_t at = 0; at < count; ++at) unpack_row(w, row + at, space.data() + at * w.in);
     return space.data();
   }
+  const E* next(int64_t) const { return nullptr; }
 };
 
 template <class E>
@@ -358,6 +360,7 @@ struct Dense {
   const E* w;
   int64_t in;
   const E* operator()(int64_t row, int64_t) const { return w + row * in; }
+  const E* next(int64_t row) const { return w + row * in; }
 };
 
 template <class E, class Rows>

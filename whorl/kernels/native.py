@@ -1,7 +1,8 @@
 """C++ kernels built on this machine when it has a compiler, kept by the hash of what they were built from.
 
-A kernel is used only after its own test against the portable one on this very CPU; without a
-compiler, or when the build or the test fails, the portable path runs and `status()` says why.
+A kernel is used only after its own test against the portable one on this very CPU, in a process of its
+own (`native_trial`); without a compiler, or when the build or the test fails, the portable path runs and
+`status()` says why.
 """
 
 from __future__ import annotations
@@ -15,11 +16,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from whorl.kernels import native_call, native_elementwise, native_linear, native_logits, native_paged
+from whorl.kernels import (
+    native_attention,
+    native_call,
+    native_cross_entropy,
+    native_elementwise,
+    native_linear,
+    native_logits,
+    native_paged,
+    native_trial,
+)
 from whorl.kernels.device import compiler_available
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC")
@@ -39,23 +49,18 @@ SOURCES: dict[Path, tuple[str, ...]] = {
         ("logits_cpu.cpp", RELAXED),
     )
 }
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("bf16.h", "tape.h", "tiles.h"))
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
+CPU_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")  # change what torch uses
 BUILD_SECONDS = 120
-
-AttentionBackward = Callable[
-    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor, Tensor]
-]
-"""(grad, q, k, v, out, lse, offsets, scale, causal) → (dq, dk, dv), all but lse and offsets in bf16."""
-SoftmaxGradient = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(logits [n, V] bf16, targets [n] int64, weights [n]) → weighted losses [n]; logits become the gradient."""
 
 
 @dataclass(frozen=True)
 class Native:
-    """The C++ kernels that passed their test here; None for the others, with the reason in `status`."""
+    """The C++ kernels that are used here; None for one that this CPU has no instructions for, or that
+    failed its test, which `status` tells."""
 
-    attention_backward: AttentionBackward | None = None
-    softmax_gradient: SoftmaxGradient | None = None
+    attention_backward: native_attention.AttentionBackward | None = None
+    softmax_gradient: native_cross_entropy.SoftmaxGradient | None = None
     linear: native_linear.Linear | None = None
     quantised: native_linear.Quantised | None = None
     paged_attention: native_paged.PagedAttention | None = None
@@ -65,46 +70,50 @@ class Native:
     status: str = "native"
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """A field of `Native`: how it is bound, and its test ("" when it is right)."""
+
+    bind: Callable[[ctypes.CDLL], Any]
+    problem: Callable[[Any], str] = lambda kernel: ""
+
+
+KERNELS = {
+    "attention_backward": Kernel(native_attention.bind, native_attention.problem),
+    "softmax_gradient": Kernel(native_cross_entropy.bind, native_cross_entropy.problem),
+    "linear": Kernel(native_linear.bind, native_linear.problem),
+    "quantised": Kernel(native_linear.bind_quantised, native_linear.quantised_problem),
+    "paged_attention": Kernel(native_paged.bind, native_paged.problem),
+    "elementwise": Kernel(native_elementwise.bind, native_elementwise.problem),
+    "likeliest": Kernel(native_logits.bind, native_logits.problem),
+    "play": Kernel(native_call.bind_play),
+}
+
+
 def status() -> str:
-    """ "native", or why the portable kernels are used."""
+    """ "native", or which kernels are not, and why."""
     return kernels().status
 
 
 @cache
 def kernels() -> Native:
-    """Build, load and test the kernels, once a process."""
+    """Build, try and load the kernels, once a process; what is built and tried is kept."""
     try:
-        library = ctypes.CDLL(str(_build()))
+        place = _build()
+        refused = native_trial.refused(place, tuple(KERNELS))
+        library = ctypes.CDLL(str(place))
     except (OSError, subprocess.SubprocessError) as error:
-        return Native(status=f"C++ kernels are off: {str(error).splitlines()[0]}")
-    backward = _bind_attention(library.whorl_attention_backward)
-    softmax = _bind_softmax(library.whorl_softmax_gradient)
-    linear = native_linear.bind(library)
-    quantised = native_linear.bind_quantised(library)
-    paged = native_paged.bind(library)
-    elementwise = native_elementwise.bind(library)
-    likeliest = native_logits.bind(library)
-    problem = (
-        _test(backward)
-        or _test_softmax(softmax)
-        or native_linear.problem(linear)
-        or native_linear.quantised_problem(quantised)
-        or native_paged.problem(paged)
-        or native_elementwise.problem(elementwise)
-        or native_logits.problem(likeliest)
-    )
-    if problem:
-        return Native(status=f"C++ kernels are off: {problem}")
-    return Native(
-        backward, softmax, linear, quantised, paged, elementwise, likeliest, native_call.bind_play(library)
-    )
+        return Native(status=f"C++ kernels are disabled: {str(error).splitlines()[0]}")
+    bound = {name: kernel.bind(library) for name, kernel in KERNELS.items() if name not in refused}
+    reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+    return Native(**bound, status=f"C++ kernels are disabled: {reasons}" if refused else "native")
 
 
 def _build() -> Path:
     """The shared library of this source, compiler, CPU and torch; compiled when it is not there yet."""
     compiler = compiler_available()
     if compiler is None:
-        raise OSError("no C++ compiler is found; install g++")
+        raise OSError("no C++ compiler was found; install g++")
     libraries = Path(torch.__file__).parent / "lib"
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     key = [
@@ -115,6 +124,7 @@ def _build() -> Path:
         torch.__version__,
         torch.__file__,
         _cpu(),
+        *(os.environ.get(name, "") for name in CPU_LIMITS),
     ]
     place = _cache() / f"kernels-{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:16]}.so"
     if place.exists():
@@ -156,91 +166,3 @@ def _cache() -> Path:
         place = Path(tempfile.gettempdir()) / f"whorl-kernels-{os.getuid() if hasattr(os, 'getuid') else ''}"
         place.mkdir(mode=0o700, exist_ok=True)
     return place
-
-
-def _bind_attention(function: ctypes._NamedFuncPointer) -> AttentionBackward:
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [pointer] * 10 + [size] * 4 + [ctypes.c_float, ctypes.c_bool, ctypes.c_int]
-    function.restype = None
-
-    def backward(
-        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, offsets: Tensor,
-        scale: float, causal: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        inputs = [x.contiguous() for x in (grad, q, k, v, out, lse)]
-        grads = tuple(torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
-        function(
-            *(x.data_ptr() for x in inputs), *(x.data_ptr() for x in grads), offsets.data_ptr(),
-            len(offsets) - 1, q.shape[1], k.shape[1], q.shape[2], scale, causal, torch.get_num_threads(),
-        )  # fmt: skip
-        return grads[0], grads[1], grads[2]
-
-    return backward
-
-
-def _bind_softmax(function: ctypes._NamedFuncPointer) -> SoftmaxGradient:
-    function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 2 + [ctypes.c_int]
-    function.restype = None
-
-    def gradient(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        assert logits.is_contiguous() and logits.dtype == torch.bfloat16
-        targets, weights = targets.contiguous(), weights.contiguous()
-        losses = torch.empty(len(targets))
-        function(
-            logits.data_ptr(), targets.data_ptr(), weights.data_ptr(), losses.data_ptr(), *logits.shape,
-            torch.get_num_threads(),
-        )  # fmt: skip
-        return losses
-
-    return gradient
-
-
-def _test_softmax(kernel: SoftmaxGradient) -> str:
-    """Compare with the formula in fp32; "" when equal."""
-    generator = torch.Generator().manual_seed(0)
-    logits = (4 * torch.randn(5, 33, generator=generator)).bfloat16()
-    targets, weights = torch.tensor([0, 32, 7, 7, 1]), torch.tensor([1.0, 0.5, 0.0, 2.0, 1.0])
-    wide = logits.float()
-    wanted = wide.softmax(-1)
-    wanted[torch.arange(5), targets] -= 1
-    losses = kernel(logits, targets, weights)
-    known = weights * (wide.logsumexp(-1) - wide[torch.arange(5), targets])
-    worst = max(
-        float((logits.float() - weights[:, None] * wanted).abs().max()), float((losses - known).abs().max())
-    )
-    return "" if worst < 0.02 else f"the cross-entropy self-test differs by {worst:.2g}"
-
-
-def _test(kernel: AttentionBackward) -> str:
-    """Compare with the formula on two ragged documents in fp32; "" when equal.
-
-    Written without autograd: this may run inside an op's backward, where autograd is off.
-    """
-    generator = torch.Generator().manual_seed(0)
-    lengths, heads, key_heads, d = (70, 9), 4, 2, 32
-    total, scale, shared = sum(lengths), d**-0.5, heads // key_heads
-
-    def draw(n: int) -> Tensor:
-        return torch.randn(total, n, d, generator=generator).bfloat16()
-
-    q, grad, k, v = draw(heads), draw(heads), draw(key_heads), draw(key_heads)
-    out, lse = torch.empty(total, heads, d), torch.empty(total, heads)
-    expected = [torch.empty(x.shape) for x in (q, k, v)]
-    for rows in torch.arange(total).split(lengths):
-        query, upstream, key, value = (x[rows].float().transpose(0, 1) for x in (q, grad, k, v))
-        key, value = (x.repeat_interleave(shared, 0) for x in (key, value))
-        scores = query @ key.transpose(1, 2) * scale
-        scores = scores.masked_fill(torch.ones(len(rows), len(rows)).triu(1).bool(), float("-inf"))
-        weights = scores.softmax(-1)
-        made = weights @ value
-        out[rows], lse[rows] = made.transpose(0, 1), scores.logsumexp(-1).T
-        change = upstream @ value.transpose(1, 2) - (upstream * made).sum(-1, keepdim=True)
-        grad_scores = weights * change * scale
-        grads = (grad_scores @ key, grad_scores.transpose(1, 2) @ query, weights.transpose(1, 2) @ upstream)
-        for target, value in zip(expected, grads, strict=True):
-            folded = value.unflatten(0, (target.shape[1], -1)).sum(1)  # heads that share a key
-            target[rows] = folded.transpose(0, 1)
-    offsets = torch.tensor([0, lengths[0], total], dtype=torch.int32)
-    given = kernel(grad, q, k, v, out.bfloat16(), lse, offsets, scale, True)
-    worst = max(float((a.float() - b).abs().max()) for a, b in zip(given, expected, strict=True))
-    return "" if worst < 0.1 else f"the self-test differs by {worst:.2g}"

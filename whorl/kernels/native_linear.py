@@ -37,9 +37,10 @@ Products = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], int, Sequence[T
 
 @dataclass(frozen=True)
 class Quantised:
-    """Products with packed weights: `rounded` takes x in 8 bits (None on a CPU without VNNI), `unpacked` a
-    block of W at a time in x's type; `tiled` takes x in 8 bits through AMX, where `tiles(in, out, groups)`
-    says that the shape fits. `unpack(packed, scale, bits, in, dtype)` gives W, bf16 or fp32."""
+    """Products with packed weights: `rounded` takes x in 8 bits (None on a CPU without VNNI or AVX2),
+    `unpacked` a block of W at a time in x's type; `tiled` takes x in 8 bits through AMX, where
+    `tiles(in, out, groups)` says that the shape fits. `unpack(packed, scale, bits, in, dtype)` gives W, bf16
+    or fp32."""
 
     rounded: Products | None
     unpacked: Product

@@ -19,6 +19,7 @@ from torch import Tensor
 from whorl.kernels import native, triton_paged
 from whorl.kernels.attention import FLASH_FORWARD
 from whorl.kernels.spec import AttentionSpec
+from whorl.kernels.wide import widened
 
 QUERY_BLOCK = 256  # queries of the portable path at a time: bounds its scores
 
@@ -158,6 +159,7 @@ def _portable(
     q: Tensor, keys: Tensor, values: Tensor, length: int, scale: float, window: int, soft_cap: float
 ) -> Tensor:
     """One sequence in torch's own ops: q [n, H, D], keys and values [K, L, D]."""
+    kind, (q, keys, values) = q.dtype, (widened(x) for x in (q, keys, values))
     queries, heads, _ = q.shape
     group = heads // keys.shape[0]
     whole = queries == length and (not window or length <= window)
@@ -165,7 +167,7 @@ def _portable(
         wide_keys, wide_values = (x.repeat_interleave(group, 0)[None] for x in (keys, values))
         query = q.transpose(0, 1)[None]
         made = FLASH_FORWARD(query, wide_keys, wide_values, 0.0, True, attn_mask=None, scale=scale)[0]
-        return made[0].transpose(0, 1)
+        return made[0].transpose(0, 1).to(kind)
     # The query heads of a key head stand one under the other, so that its keys are read once.
     folded = q.unflatten(1, (-1, group)).permute(1, 2, 0, 3)  # [K, group, n, D]
     blocks = []
@@ -181,4 +183,4 @@ def _portable(
             scores = scores.unflatten(1, (group, count)).masked_fill(~seen, float("-inf")).flatten(1, 2)
         weights = scores.softmax(-1).to(values.dtype)
         blocks.append((weights @ values[:, :stop]).unflatten(1, (group, count)))
-    return torch.cat(blocks, 2).permute(2, 0, 1, 3).flatten(1, 2)
+    return torch.cat(blocks, 2).permute(2, 0, 1, 3).flatten(1, 2).to(kind)

@@ -17,24 +17,12 @@
 #include <vector>
 
 #include "bf16.h"
+#include "matmul.h"
 #include "tape.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
-#define WHORL_BRGEMM  // below this oneDNN has no brgemm
-#endif
-
-namespace c10 { struct BFloat16; }
-namespace at::native::cpublas {
-void brgemm(int64_t M, int64_t N, int64_t K, int64_t ld_a, int64_t ld_b, int64_t ld_c, const bool add_C,
-            const c10::BFloat16* A, const c10::BFloat16* B, float* C, bool is_vnni);
-void brgemm(int64_t M, int64_t N, int64_t K, int64_t ld_a, int64_t ld_b, int64_t ld_c, const bool add_C,
-            const float* A, const float* B, float* C, bool is_vnni);
-void brgemm_release(bool is_vnni);
-}
-
 namespace {
 
 constexpr int64_t LANES = 16;
@@ -316,15 +304,6 @@ void combine(const float* parts, int64_t count, int64_t apart, int64_t d, T* out
 
 // ---- many queries ------------------------------------------------------------------------------
 
-#if defined(WHORL_BRGEMM)
-inline void matmul(int64_t m, int64_t n, int64_t k, const bits* a, int64_t ld_a, const bits* b, float* c, bool add) {
-  at::native::cpublas::brgemm(m, n, k, ld_a, n, n, add, reinterpret_cast<const c10::BFloat16*>(a),
-                              reinterpret_cast<const c10::BFloat16*>(b), c, true);
-}
-inline void matmul(int64_t m, int64_t n, int64_t k, const float* a, int64_t ld_a, const float* b, float* c, bool add) {
-  at::native::cpublas::brgemm(m, n, k, ld_a, n, n, add, a, b, c, false);
-}
-
 // 16 rows of 16 words, transposed.
 inline void transpose(Words* rows) {
   const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -340,7 +319,7 @@ inline void transpose(Words* rows) {
   }
 }
 
-// brgemm wants the second matrix in fp32 plain, in bf16 with pairs of rows interleaved, [k / 2][n][2]:
+// matmul wants the second matrix in fp32 plain, in bf16 with pairs of rows interleaved, [k / 2][n][2]:
 // a pair of a key is one word, so both types are a transpose of words.
 template <class T>
 void pack_keys(const T* const* keys, int64_t d, int64_t padded, T* out) {
@@ -458,20 +437,19 @@ void many(const Call<T>& in, const Unit& unit) {
     pack_keys(key_rows, d, padded, s.keys.data());
     pack_values(value_rows, d, s.values.data());
     const int64_t above = std::max(int64_t(0), tile - start) * group / ROW_STEP * ROW_STEP;  // rows that see none of it
-    matmul(whole - above, KEYS, padded, s.q.data() + above * padded, padded, s.keys.data(), s.scores.data() + above * KEYS, false);
+    matmul(whole - above, KEYS, padded, s.q.data() + above * padded, padded, s.keys.data(), s.scores.data() + above * KEYS, KEYS, false);
     for (int64_t row = above; row < whole; ++row) {
       const int64_t position = start + row / group;
       const int64_t stop = row < rows ? std::clamp(position + 1 - tile, int64_t(0), keys) : 0;
       weigh_tile(in, s, row, std::clamp(in.first_key(position) - tile, int64_t(0), KEYS), stop);
     }
-    matmul(whole - above, d, KEYS, s.weights.data() + above * KEYS, KEYS, s.values.data(), s.made.data() + above * d, true);
+    matmul(whole - above, d, KEYS, s.weights.data() + above * KEYS, KEYS, s.values.data(), s.made.data() + above * d, d, true);
   }
   for (int64_t row = 0; row < rows; ++row) {
     T* out = in.out + in.query_at(unit.sequence, unit.first + row / group, unit.head) + row % group * d;
     for (int64_t c = 0; c < d; ++c) store_one(out + c, s.made[row * d + c] / s.sums[row]);
   }
 }
-#endif
 
 template <class T>
 void attend(const Call<T>& in, int threads) {
@@ -502,11 +480,9 @@ void attend(const Call<T>& in, int threads) {
   const int64_t d = in.d, short_count = short_units.size(), long_count = long_units.size(), sum_count = sums.size();
 #pragma omp parallel num_threads(threads)
   {
-#if defined(WHORL_BRGEMM)
 #pragma omp for schedule(dynamic) nowait
     for (int64_t i = 0; i < long_count; ++i) many(in, long_units[long_count - 1 - i]);  // the long ends first
-    if (long_count) at::native::cpublas::brgemm_release(std::is_same_v<T, bits>);
-#endif
+    if (long_count) end_matmuls<T>();
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < short_count; ++i) few(in, short_units[i], parts.data() + short_units[i].part);
 #pragma omp for schedule(static)
@@ -521,16 +497,6 @@ void attend(const Call<T>& in, int threads) {
 }
 
 }  // namespace
-
-// Whether sequences with many queries can be given too, or only those with at most whorl_paged_few() rows.
-extern "C" bool whorl_paged_any() {
-#if defined(WHORL_BRGEMM)
-  return true;
-#else
-  return false;
-#endif
-}
-extern "C" int64_t whorl_paged_few() { return FEW; }
 
 // What comes after the last sequence is padding, and 0.
 // q, out: [T, heads, d]; k, v: [pages, key_heads, slots, d]; tables: [sequences, columns]; all contiguous.

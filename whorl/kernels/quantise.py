@@ -16,6 +16,7 @@ from torch import Tensor
 
 from whorl.kernels import native
 from whorl.kernels.native_linear import Products
+from whorl.kernels.wide import BLOCK_ELEMENTS, wide_linear, widened
 
 GROUPS = (32, 64, 128)
 BITS = {"int8": 8, "int4": 4}
@@ -26,7 +27,6 @@ BITS = {"int8": 8, "int4": 4}
 # weights. Beyond, oneDNN's matmul is worth unpacking W first.
 ROWS, VECTOR_ROWS, ROUNDED_ROWS, TILED_ROWS = 16, 4, 32, 128
 STRETCH = (1.0, 0.97, 0.94, 0.91, 0.88)  # shares of the whole range that are tried for int4's scale
-BLOCK_ELEMENTS = 1 << 24  # of a matrix, quantised or dequantised at a time
 
 
 def quantise(weight: Tensor, bits: int, group: int = 0) -> tuple[Tensor, Tensor]:
@@ -91,15 +91,15 @@ def quantised_linear(
 ) -> Tensor:
     """As `reference`, the fast way; the gradient of x flows, packed weights have none.
 
-    Up to ROWS rows on a CPU with VNNI, ROUNDED_ROWS with AMX, each 32 elements of x are rounded to 8 bits
-    (as llama.cpp does). Else x stays as it is and W is dequantised to x's dtype, block by block. A row's
-    result is the same bits in any batch that goes the same way.
+    Up to ROWS rows on a CPU with VNNI or AVX2, ROUNDED_ROWS with AMX, each 32 elements of x are rounded to
+    8 bits (as llama.cpp does). Else x stays as it is and W is dequantised to x's dtype, block by block. A
+    row's result is the same bits in any batch that goes the same way.
     """
     bias = None if bias is None else bias.to(x.dtype)
     if torch.compiler.is_compiling():
         return torch.ops.whorl.quantised_linear(x, packed, scale, bits, bias)
     if torch.is_grad_enabled() and x.requires_grad:
-        return F.linear(x, dequantise(packed, scale, bits, x.shape[-1], x.dtype), bias)
+        return wide_linear(x, dequantise(packed, scale, bits, x.shape[-1], x.dtype), bias)
     return _quantised_linear(x, packed, scale, bits, bias)
 
 
@@ -160,12 +160,12 @@ def _in_blocks(
     x: Tensor, packed: Tensor, scale: Tensor, bits: int, bias: Tensor | None,
     unpacked: Callable[[Tensor, Tensor, int, int, torch.dtype], Tensor],
 ) -> Tensor:  # fmt: skip
-    y = x.new_empty((*x.shape[:-1], packed.shape[0]))
+    y, wide = x.new_empty((*x.shape[:-1], packed.shape[0])), widened(x)
     rows = max(1, BLOCK_ELEMENTS // max(x.shape[-1], 1))
     for start in range(0, packed.shape[0], rows):
         part = slice(start, start + rows)
-        weight = unpacked(packed[part], scale[part], bits, x.shape[-1], x.dtype)
-        y[..., part] = F.linear(x, weight, None if bias is None else bias[part])
+        weight = unpacked(packed[part], scale[part], bits, x.shape[-1], wide.dtype)
+        y[..., part] = F.linear(wide, weight, None if bias is None else bias[part].to(wide.dtype))
     return y
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from whorl.models.config import LoraConfig, ModelConfig, RopeConfig, VisionConfig
     from whorl.models.context import Context, Packed, PackedContext
     from whorl.models.decoder import Decoder, Projection
-    from whorl.models.directory import load, model_directory, read_config, save, save_state
+    from whorl.models.directory import load, read_config, save, save_state
     from whorl.models.export import export_model
     from whorl.models.generation import Generated, Prompt, generate
     from whorl.models.hub import pull
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from whorl.models.init import init_weights
     from whorl.models.likelihood import log_probs
     from whorl.models.lora import inject, load_adapter, merge, save_adapter
+    from whorl.models.place import model_directory
     from whorl.models.vision import Features, Images
     from whorl.models.weights import weight_manifest, weight_version
 
@@ -24,7 +25,7 @@ PUBLIC = {
     "Images": "vision", "LoraConfig": "config", "ModelConfig": "config", "Packed": "context",
     "PackedContext": "context", "Projection": "decoder", "Prompt": "generation", "RopeConfig": "config",
     "VisionConfig": "config", "generate": "generation", "inject": "lora", "load": "directory",
-    "load_adapter": "adapter", "merge": "lora", "model_directory": "directory", "read_config": "directory",
+    "load_adapter": "adapter", "merge": "lora", "model_directory": "place", "read_config": "directory",
     "save": "directory", "save_adapter": "adapter", "save_state": "directory",
     "weight_manifest": "weights", "weight_version": "weights",
     "describe": "info", "export_model": "export", "pull": "hub", "Features": "vision",

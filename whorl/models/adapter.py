@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,9 +55,23 @@ class _Layer:
 
 
 def adapter_version(directory: str | Path) -> str:
-    """What a PEFT directory's adapter is, as one hash: of its files' names and contents."""
-    files = sorted(Path(directory).glob("adapter_*"))
-    return sha256_json({file.name: sha256_file(file) for file in files})
+    """What a PEFT directory's adapter is, as one hash: of its files' names and contents. InputError
+    where it is no folder or a file cannot be read."""
+    files = sorted(file for file in _folder(directory).glob("adapter_*") if file.is_file())
+    try:
+        return sha256_json({file.name: sha256_file(file) for file in files})
+    except OSError as error:
+        raise InputError(f"adapter {directory} cannot be read: {error}") from error
+
+
+def _folder(directory: str | Path) -> Path:
+    path = Path(directory)
+    if not str(directory) or not path.is_dir():
+        raise InputError(
+            f"adapter {str(directory)!r} does not exist or is not a folder; give a PEFT directory"
+            f" with {CONFIG_FILE}"
+        )
+    return path
 
 
 def _layers(model: Decoder) -> tuple[list[_Layer], Family]:
@@ -91,7 +106,7 @@ def save_adapter(model: Decoder, path: str | Path, *, base_model: str | None = N
     """
     found = dict(adapters(model))
     if not found:
-        raise InputError("the model has no adapter to save; use whorl.models.save for whole models")
+        raise InputError("the model has no adapter to save; use whorl.models.save for full models")
     layers, _ = _layers(model)
     first = next(iter(found.values()))
     tensors: dict[str, Tensor] = {}
@@ -178,7 +193,7 @@ def load_adapter(model: Decoder, path: str | Path) -> Decoder:
     touched only when all fits.
     """
     refuse_adapted(model)
-    directory = Path(path)
+    directory = _folder(path)
     settings = _read_settings(directory / CONFIG_FILE)
     pairs = _read_pairs(directory)
     layers, family = _layers(model)
@@ -188,7 +203,10 @@ def load_adapter(model: Decoder, path: str | Path) -> Decoder:
     for name, (a, b) in pairs.items():
         layer = by_name.get(name) or by_name.get(family.alias(f"{name}.weight").removesuffix(".weight"))
         if layer is None:
-            raise InputError(f"{file}: this model has no layer {name} that takes an adapter; check its base")
+            raise InputError(
+                f"{file}: this model has no layer {name} that takes an adapter; check the adapter's base"
+                " model"
+            )
         made |= _attach(model, layer, a, b, settings, f"{file}: {name}")
     model.requires_grad_(False)
     for name, adapter in made.items():
@@ -206,9 +224,9 @@ def _attach(
     rank, width, rows = a.shape[0], linears[0].in_features, sum(part.out_features for part in linears)
     if a.shape != (rank, width) or b.shape != (rows, rank):
         shapes = f"{list(a.shape)} and {list(b.shape)}"
-        raise DataError(f"{where} has lora_A and lora_B of {shapes}, and the layer is [{rows}, {width}]")
+        raise DataError(f"{where} has lora_A and lora_B of {shapes}, but the layer is [{rows}, {width}]")
     if rank != (said := _pattern(settings, "rank_pattern", "r", layer)):
-        raise DataError(f"{where} has rank {rank}, and {CONFIG_FILE} says {said}")
+        raise DataError(f"{where} has rank {rank}, but {CONFIG_FILE} says {said}")
     alpha = float(_pattern(settings, "alpha_pattern", "lora_alpha", layer))
     made = {}
     pieces = b.split([part.out_features for part in linears])
@@ -224,9 +242,14 @@ def _attach(
 def _pattern(settings: dict[str, Any], patterns: str, default: str, layer: _Layer) -> Any:
     """A layer's own value where a pattern matches its name, as PEFT matches it."""
     for pattern, value in (settings.get(patterns) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer.name):
+        if re.match(_matching(pattern), layer.name):
             return value
     return settings[default]
+
+
+def _matching(pattern: str) -> str:
+    """PEFT's regular expression for the layers that a pattern means."""
+    return rf"(.*\.)?({pattern})$"
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
@@ -249,10 +272,41 @@ def _read_settings(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: bias = {settings['bias']!r} is not supported; only none is")
     checked = {**DEFAULTS, **settings}
     for name in ("r", "lora_alpha"):
-        value = checked[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise DataError(f"{file}: {name} is {value!r}; it must be a number above 0")
+        if not _positive(checked[name]):
+            raise DataError(f"{file}: {name} is {_shown(checked[name])}; it must be a number above 0")
+    dropout = checked["lora_dropout"]
+    if dropout != 0 and not (_positive(dropout) and dropout <= 1):
+        raise DataError(f"{file}: lora_dropout is {_shown(dropout)}; it must be a number from 0 to 1")
+    if not isinstance(checked["use_rslora"], bool):
+        raise DataError(f"{file}: use_rslora is {_shown(checked['use_rslora'])}; it must be true or false")
+    for name in ("rank_pattern", "alpha_pattern"):
+        _check_patterns(checked.get(name), f"{file}: {name}")
     return checked
+
+
+def _positive(value: Any) -> bool:
+    """A number above 0 that a float holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)[:60]
+
+
+def _check_patterns(patterns: Any, where: str) -> None:
+    if patterns is None:
+        return
+    if not isinstance(patterns, dict):
+        raise DataError(f"{where} is {_shown(patterns)}; it must be an object of layers' names")
+    for pattern, value in patterns.items():
+        if not _positive(value):
+            raise DataError(f"{where}: {pattern} is {_shown(value)}; it must be a number above 0")
+        try:
+            re.compile(_matching(pattern))
+        except (re.error, RecursionError, OverflowError) as error:
+            raise DataError(
+                f"{where}: {_shown(pattern)} is not a regular expression for layer names: {error}"
+            ) from error
 
 
 def _read_pairs(directory: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -260,12 +314,12 @@ def _read_pairs(directory: Path) -> dict[str, tuple[Tensor, Tensor]]:
     file = directory / WEIGHTS_FILE
     if not file.is_file():
         pickled = directory / "adapter_model.bin"
-        hint = f"; {pickled.name} is pickled and is not read" if pickled.exists() else ""
+        hint = f"; {pickled.name} is a pickle file, which Whorl does not read" if pickled.exists() else ""
         raise InputError(f"{file} does not exist{hint}; save the adapter as safetensors")
     try:
         tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{file} is no safetensors file or is damaged: {error}") from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{file} is not a safetensors file or is damaged: {error}") from error
     halves: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight", key)
@@ -274,7 +328,9 @@ def _read_pairs(directory: Path) -> dict[str, tuple[Tensor, Tensor]]:
         halves[match[1]][match[2]] = tensor.float()
     for name, half in halves.items():
         if len(half) != 2:
-            raise DataError(f"{file}: {name} has lora_{next(iter(half))} alone; the file is cut or edited")
+            raise DataError(
+                f"{file}: {name} has lora_{next(iter(half))} alone; the file is truncated or edited"
+            )
     if not halves:
-        raise DataError(f"{file} holds no adapter")
+        raise DataError(f"{file} contains no adapter")
     return {name: (half["A"], half["B"]) for name, half in halves.items()}

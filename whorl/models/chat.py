@@ -83,10 +83,12 @@ class Assistant:
             return None
         vision = self.model.config.vision
         if self.image_config is None or vision is None:
-            raise InputError(f"{_named(conversation)} has images, and the model sees none; use one that does")
+            raise InputError(
+                f"{_named(conversation)} has images, but the model is text-only; use a multimodal one"
+            )
         if self.image_config.patch_size != vision.patch_size:
             raise InputError(
-                f"images are cut into patches of {self.image_config.patch_size} and the model's vision tower"
+                f"images are cut into patches of {self.image_config.patch_size}, but the model's vision tower"
                 f" takes {vision.patch_size}; set patch_size in preprocessor_config.json to that"
             )
         return image_tokens(self.tokenizer, self.image_config)
@@ -114,6 +116,7 @@ class Assistant:
             sampling=self.params,
             weight_version=self.weight_version,
             template_hash=self.template.hash,
+            tokenizer_hash=self.tokenizer.hash,
         )
 
     def _cut(self, message: Message) -> Message:

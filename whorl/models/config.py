@@ -111,7 +111,7 @@ class ModelConfig(_Axes):
         if self.rope is not None and self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head_dim, not {self.head_dim}")
         if self.windowed_layers and self.window is None:
-            raise ValueError("windowed_layers are given without a window")
+            raise ValueError("windowed_layers is set without a window")
         if any(not 0 <= layer < self.n_layers for layer in self.windowed_layers):
-            raise ValueError(f"windowed_layers {self.windowed_layers} lie outside 0 … {self.n_layers - 1}")
+            raise ValueError(f"windowed_layers {self.windowed_layers} are outside 0 …  {self.n_layers - 1}")
         return self

@@ -14,6 +14,8 @@ from whorl.base.files import read_json, write_json
 from whorl.models.config import ModelConfig
 from whorl.models.decoder import Decoder
 from whorl.models.families import Family, config_from_hf, config_to_hf
+from whorl.models.init import without_values
+from whorl.models.place import model_directory
 from whorl.models.quantise import (
     FIELD,
     QuantLinear,
@@ -151,7 +153,7 @@ def stored_shapes(config: ModelConfig, scheme: Scheme | None) -> dict[str, tuple
 
 
 def _empty(config: ModelConfig, scheme: Scheme | None = None) -> tuple[Decoder, dict[str, tuple[int, ...]]]:
-    with torch.device("meta"):
+    with without_values():
         model = Decoder(config)
         if scheme is not None:
             frame(model, scheme)
@@ -179,33 +181,6 @@ def read_config(path: str | Path) -> tuple[ModelConfig, Family, dict[str, Any]]:
     read_scheme(values, file)  # refused here when it is not ours; what is ours changes no axis
     config, family = config_from_hf({k: v for k, v in values.items() if k != FIELD}, file)
     return config, family, values
-
-
-def model_directory(path: str | Path) -> Path:
-    """`path` as a folder with a config; a hub name in its place is told what to do."""
-    directory = Path(path)
-    if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            hint = (
-                "; it is an adapter: give its base model, and the adapter beside it"
-                if _is_adapter(directory)
-                else ""
-            )
-            raise InputError(f"{directory} has no config.json, so it is no model directory{hint}")
-        return directory
-    if directory.exists():
-        raise InputError(f"{directory} is a file; give the model's directory")
-    from whorl.models.hub import is_hub_name
-
-    if is_hub_name(str(path)):
-        raise InputError(
-            f"there is no directory {path}; if it is a model on the hub: whorl model pull {path}"
-        )
-    raise InputError(f"there is no model directory {path}")
-
-
-def _is_adapter(directory: Path) -> bool:
-    return (directory / "adapter_config.json").is_file()
 
 
 def text_type(values: Mapping[str, Any]) -> str:

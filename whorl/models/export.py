@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from whorl.base.errors import InputError
-from whorl.models.directory import load, model_directory, save
+from whorl.models.directory import load, save
 from whorl.models.families import check_family
+from whorl.models.place import model_directory
 from whorl.models.weights import SHARD_BYTES
 from whorl.text.tokenizer import Tokenizer
 
@@ -41,7 +42,7 @@ def export_model(
     """
     source, target = model_directory(source), Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} is there already; give a new directory")
+        raise InputError(f"{target} already exists; give a new directory")
     model = load(source, adapter=adapter)
     if adapter is not None:
         from whorl.models.lora import merge

@@ -128,7 +128,7 @@ def _start(model: Decoder, prompt: Prompt, index: int, params: SamplingParams) -
     if not ids:
         raise InputError(f"{where} is empty; give at least one token")
     if len(ids) >= limit:
-        raise InputError(f"{where} has {len(ids)} tokens and the model's context is {limit}; shorten it")
+        raise InputError(f"{where} has {len(ids)} tokens but the model's context is {limit}; shorten it")
     strange = next((number for number in ids if not 0 <= number < config.vocab_size), None)
     if strange is not None:
         raise InputError(f"{where} has token {strange}, outside the vocabulary of {config.vocab_size}")
@@ -150,7 +150,7 @@ def _images(
     if not prompt.images:
         return None, None, None
     if model.config.vision is None:
-        raise InputError(f"{where} has images, and the model has no vision tower; use one that has")
+        raise InputError(f"{where} has images, but the model has no vision tower; use one that does")
     outside = [at for at in prompt.image_positions if not 0 <= at < len(prompt.ids)]
     if outside:
         raise InputError(f"{where} has image position {outside[0]} outside its {len(prompt.ids)} tokens")
@@ -177,7 +177,7 @@ def _step(model: Decoder, batch: list[_Sequence], rules: _Rules) -> None:
     """One more token for every sequence of the batch; `room` 0 marks those that are done."""
     logits = _last_logits(model, batch)
     draws = [Draw(rules.params, one.number, one.ids[: one.prompt_length], one.reply) for one in batch]
-    chosen = choose(logits, draws)
+    chosen = torch.tensor([choice.token for choice in choose(logits, draws)], device=logits.device)
     logprobs = logits.gather(1, chosen[:, None])[:, 0] - torch.logsumexp(logits, -1)
     for sequence, token, logprob in zip(batch, chosen.tolist(), logprobs.tolist(), strict=True):
         sequence.ids.append(token)

@@ -22,13 +22,13 @@ import httpx
 from whorl.base.errors import DataError, FaultError, InputError
 from whorl.base.files import read_json, sha256_file, write_json
 from whorl.base.progress import Progress, progress, say
+from whorl.models.place import is_hub_name
 
 RECORD = "pulled.json"
 FORMAT = 1
 ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 5  # at one file while no byte arrives in between
 CHUNK = 1 << 20
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Safetensors, tokenizer, config, template and processor; nothing that would have to be unpickled or run.
 WANTED = re.compile(
     r"model\.safetensors|model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json"
@@ -38,11 +38,6 @@ WANTED = re.compile(
     r"|additional_chat_templates/[\w-]+\.jinja|preprocessor_config\.json|processor_config\.json"
 )
 GIT_BLOB, SHA256 = 40, 64  # hex digits: a git blob's SHA-1, a large file's SHA-256
-
-
-def is_hub_name(text: str) -> bool:
-    """Whether `text` looks like ORG/NAME or ORG/NAME@REVISION."""
-    return NAME.fullmatch(text.partition("@")[0]) is not None
 
 
 @dataclass(frozen=True)
@@ -64,10 +59,10 @@ def pull(
 ) -> Path:
     """Fetch ORG/NAME[@REVISION] into `out` (default: ORG/NAME under the current directory).
 
-    `endpoint` and `token` default to `$HF_ENDPOINT` and `$HF_TOKEN`. The revision fetched, and every
-    file's SHA-256, are in `pulled.json`. `pause` seconds, doubled each time, lie between attempts.
-    `InputError`: no such model or no right to it. `DataError`: a file is not what the hub's hash
-    says. `FaultError`: the network or the disk; what has arrived is kept, and another pull goes on.
+    `endpoint` and `token` default to `$HF_ENDPOINT` and `$HF_TOKEN`. The revision fetched, and every file's
+    SHA-256, are in `pulled.json`. `pause` seconds, doubled each time, lie between attempts. `InputError`: no
+    such model or no right to it. `DataError`: a file does not match the hub's hash. `FaultError`: the network
+    or the disk; what has arrived is kept, and another pull goes on.
     """
     repo, _, revision = name.partition("@")
     if not is_hub_name(repo):
@@ -115,14 +110,14 @@ class _Hub:
             or not re.fullmatch(r"[0-9a-f]{7,64}", commit)
             or not isinstance(siblings, list)
         ):
-            raise DataError(f"{url} is no listing of a model: sha or siblings are missing")
+            raise DataError(f"{url} is not a model listing: sha or siblings is missing")
         files = [_remote(entry, url) for entry in siblings]
         wanted = [file for file in files if WANTED.fullmatch(file.name)]
         if not any(file.name.endswith(".safetensors") for file in wanted):
             pickled = next((file.name for file in files if file.name.endswith((".bin", ".pt", ".pth"))), None)
             hint = f", only pickled weights ({pickled}), which can run code when opened" if pickled else ""
             raise InputError(
-                f"{self.repo} has no safetensors{hint}; look for a revision or a copy that has them"
+                f"{self.repo} has no safetensors{hint}; look for a revision or copy that has them"
             )
         return commit, sorted(wanted, key=lambda file: file.name)
 
@@ -167,13 +162,13 @@ class _Hub:
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise FaultError(
-                        f"no space left for {part}; free some and pull again: it goes on there"
+                        f"no space left for {part}; free some and pull again to resume"
                     ) from error
                 raise
         if expected and _digest(part, expected) != expected:
             part.unlink()
             raise DataError(
-                f"{url} is not what the hub's hash says ({expected[:12]}…); it was removed, pull again"
+                f"{url} does not match the hub's hash ({expected[:12]}…); it was removed, so pull again"
             )
         os.replace(part, path)
         return sha256_file(path)
@@ -216,7 +211,7 @@ class _Hub:
         if status in (401, 403):
             raise InputError(
                 f"{what} at {self.address} is private or gated, or does not exist ({status});"
-                " check the name, or set HF_TOKEN to a token that may read it"
+                " check the name, or set HF_TOKEN to a token with read access"
             )
         if status == 404:
             raise InputError(f"there is no {what} at {self.address}; check the name and the revision")
@@ -228,7 +223,7 @@ class _Hub:
         if failures >= ATTEMPTS:
             raise FaultError(
                 f"{url}: {str(error) or type(error).__name__} ({failures} times);"
-                " what arrived is kept, pull again"
+                " what arrived is kept; pull again to resume"
             ) from error
         time.sleep(self.pause * 2 ** (failures - 1))
 
@@ -243,7 +238,7 @@ def _remote(entry: Any, url: str) -> RemoteFile:
         raise DataError(f"{url} lists a file without a name")
     parts = PurePosixPath(name).parts
     if name.startswith("/") or "\\" in name or ":" in name or ".." in parts or "\0" in name:
-        raise DataError(f"{url} lists {name!r}, which lies outside the model's folder; nothing was fetched")
+        raise DataError(f"{url} lists {name!r}, which is outside the model's folder; nothing was fetched")
     large = entry.get("lfs")
     large = large if isinstance(large, dict) else {}
     size = large.get("size", entry.get("size"))
@@ -283,7 +278,7 @@ def _check_target(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file; give another --out")
     if target.is_dir() and any(target.iterdir()) and not (target / RECORD).is_file():
-        raise InputError(f"{target} is there and was not pulled; give another --out")
+        raise InputError(f"{target} exists and was not pulled from the hub; give another --out")
 
 
 def _check_space(place: Path, total: int) -> None:

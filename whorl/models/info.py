@@ -10,8 +10,9 @@ from typing import Any
 from whorl.base.errors import InputError
 from whorl.base.files import read_json
 from whorl.models.config import ModelConfig
-from whorl.models.directory import model_directory, parameter_shapes, read_config, stored_shapes
+from whorl.models.directory import parameter_shapes, read_config, stored_shapes
 from whorl.models.hub import RECORD
+from whorl.models.place import model_directory
 from whorl.models.quantise import read_scheme, stored_packed
 from whorl.models.weights import Checkpoint, read_header, weight_files, weight_version
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from whorl.base.errors import InputError
 from whorl.models.decoder import Decoder
@@ -39,6 +43,23 @@ def init_weights(model: Decoder, seed: int) -> Decoder:
             drawn = torch.randn(parameter.shape, generator=_generator(seed, name)) * std
             parameter.copy_(drawn)
     return model
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Modules made meanwhile have shapes and no memory (torch's "meta" device)."""
+    with torch.device("meta"), _Undrawn():
+        yield
+
+
+class _Undrawn(TorchFunctionMode):
+    """torch's modules draw first weights on the meta device too, where there is nothing to draw: for that
+    it imports its compiler, a second and a half and 150 MB in every process that loads a model."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

@@ -45,7 +45,7 @@ class LoraLinear(nn.Module):
     def merged(self) -> Linear:
         """The base with the adapter added to its weight, in the weight's dtype."""
         if "weight" not in self.base._parameters:
-            raise InputError("the model under the adapter is quantised; merge into its unquantised form")
+            raise InputError("the base model is quantised; merge into its unquantised form")
         change = self.lora_b.weight.float() @ self.lora_a.weight.float() * self.scale
         weight = self.base.weight
         weight.copy_((weight.float() + change).to(weight.dtype))
@@ -61,7 +61,7 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
 
 def refuse_adapted(model: nn.Module) -> None:
     if any(True for _ in adapters(model)):
-        raise InputError("the model has an adapter already; merge it first")
+        raise InputError("the model already has an adapter; merge it first")
 
 
 def ending(name: str) -> str:

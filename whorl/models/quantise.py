@@ -27,7 +27,7 @@ Kind = Literal["int8", "int4"]
 FIELD = "quantization_config"
 EMBEDDINGS = ("embed", "position_embed")
 SUFFIXES = ("_packed", "_scale", "_shape")  # of a weight's name
-REMEDY = "take the model's unquantised form, and quantise it with: whorl model quantize"
+REMEDY = "use the unquantised model, and quantise it with: whorl model quantize"
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def scheme(kind: str, group: int = 32) -> Scheme:
     if kind == "int8":
         return Scheme("int8", 0)
     if kind != "int4":
-        raise InputError(f"there is no quantisation {kind!r}; there are {', '.join(BITS)}")
+        raise InputError(f"there is no quantisation {kind!r}; choose one of {', '.join(BITS)}")
     if group not in GROUPS:
-        raise InputError(f"int4 has no groups of {group}; there are groups of {', '.join(map(str, GROUPS))}")
+        raise InputError(f"int4 has no group size {group}; choose one of {', '.join(map(str, GROUPS))}")
     return Scheme("int4", group)
 
 
@@ -71,7 +71,7 @@ def quantise(model: Decoder, kind: str, group: int = 32, *, head: bool = False) 
     chosen = scheme(kind, group)
     linears = _linears(model)
     if any(isinstance(module, QuantLinear) for _, module in linears):
-        raise InputError("the model is quantised already; load its unquantised form")
+        raise InputError("the model is already quantised; load its unquantised form")
     output = model.embed if model.head is None else model.head
     widths = [(name, module.in_features) for name, module in linears]
     _check_widths([*widths, ("head", output.weight.shape[1])] if head else widths, chosen)
@@ -109,7 +109,7 @@ def _check_widths(widths: Iterable[tuple[str, int]], chosen: Scheme) -> None:
             fit = [group for group in GROUPS if inner % group == 0]
             remedy = f"groups of {fit[-1]} fit" if fit else "int8 needs no groups"
             raise InputError(
-                f"{name} is {inner} wide, which is no multiple of the group {chosen.group}; {remedy}"
+                f"{name} is {inner} wide, which is not a multiple of the group {chosen.group}; {remedy}"
             )
 
 

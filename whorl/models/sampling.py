@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from whorl.base.nouns import SamplingParams
 
 PURPOSE = 0x5A3F  # keeps these random numbers apart from every other use of the same seed
 WORD = (1 << 64) - 1
+GREEDY_BELOW = 1e-6  # a temperature that no draw can tell from 0, and whose quotients may overflow
 NUCLEI = (256, 4096)  # likeliest tokens that are tried for top-p before all are sorted
 
 
@@ -31,17 +34,31 @@ class Draw:
     allowed: Tensor | None = None
 
 
-def choose(logits: Tensor, draws: Sequence[Draw], likeliest: Tensor | None = None) -> Tensor:
-    """One token id per row of logits [N, V] in fp32, as int64 [N] on their device.
+class Choice(NamedTuple):
+    """A token and the distribution it was drawn from: after bias, penalties, grammar, temperature and
+    truncation. `logprob` is the token's log-prob there; `kept` of the vocabulary's tokens have a chance
+    there, which are the likeliest ones after bias, penalties and grammar. Greedy is the distribution
+    that keeps one."""
 
-    A row's token depends on its own logits and draw only. Temperature 0 is greedy; else what
-    `SamplingParams` says, in fp64. `likeliest` [N] are the rows' greatest, where they are known.
+    token: int
+    logprob: float = 0.0
+    kept: int = 1
+
+
+def choose(logits: Tensor, draws: Sequence[Draw], likeliest: Tensor | None = None) -> list[Choice]:
+    """One token per row of logits [N, V] in fp32.
+
+    A row's token depends on its own logits and draw only. Temperature 0 (or below `GREEDY_BELOW`) is
+    greedy; else what `SamplingParams` says, in fp64. `likeliest` [N] are the rows' greatest, where they
+    are known.
     """
-    chosen = logits.argmax(-1) if likeliest is None else likeliest.clone()
-    for row, draw in enumerate(draws):
-        if draw.params.temperature > 0 or _adjusts(draw):
-            chosen[row] = _choose_one(logits[row], draw)
-    return chosen
+    best = (logits.argmax(-1) if likeliest is None else likeliest).tolist()
+    return [
+        _choose_one(logits[row], draw)
+        if draw.params.temperature >= GREEDY_BELOW or _adjusts(draw)
+        else Choice(best[row])
+        for row, draw in enumerate(draws)
+    ]
 
 
 def _adjusts(draw: Draw) -> bool:
@@ -55,17 +72,20 @@ def _adjusts(draw: Draw) -> bool:
     )
 
 
-def _choose_one(logits: Tensor, draw: Draw) -> int:
+def _choose_one(logits: Tensor, draw: Draw) -> Choice:
     scores = adjusted(logits.cpu().double(), draw)
-    if draw.params.temperature == 0:
-        return int(scores.argmax())
+    if draw.params.temperature < GREEDY_BELOW:
+        return Choice(int(scores.argmax()))
     weights, ids = truncated(scores / draw.params.temperature, draw.params)
     total = weights.cumsum(-1)
+    if not math.isfinite(float(total[-1])):  # of logits that are no numbers: an id all the same
+        return Choice(int(scores.nan_to_num(float("-inf")).argmax()))
     drawn = uniform(draw.params.seed, draw.number, len(draw.reply)) * float(total[-1])
     # The first token whose cumulated weight exceeds the draw: one of weight 0 can never be it.
     at = int(torch.searchsorted(total, torch.tensor(drawn, dtype=torch.float64), right=True))
     at = min(at, int(torch.searchsorted(total, total[-1])))  # rounding may reach past the last one
-    return at if ids is None else int(ids[at])
+    logprob = math.log(float(weights[at]) / float(total[-1]))
+    return Choice(at if ids is None else int(ids[at]), logprob, int(torch.count_nonzero(weights)))
 
 
 def adjusted(scores: Tensor, draw: Draw) -> Tensor:
@@ -97,9 +117,10 @@ def truncated(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor | 
     `top_p`) and min-p (arXiv 2407.01082), and their ids (None: weight i is token i). Those of top-k
     and top-p come likeliest first, equal ones in the order of their ids."""
     ids: Tensor | None = None
-    if params.top_k and params.top_k < len(scores):
+    top_k = min(params.top_k, len(scores))
+    if top_k and top_k < len(scores):
         # topk leaves the order of equal scores open; a stable sort of the few that may count does not.
-        least = scores.topk(params.top_k).values[-1]
+        least = scores.topk(top_k).values[-1]
         ids = (scores >= least).nonzero()[:, 0]
         scores = scores[ids]
     weights = (scores - scores.max()).exp()
@@ -110,12 +131,14 @@ def truncated(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor | 
     if ids is not None:
         weights, order = weights.sort(descending=True, stable=True)
         ids = ids[order]
-        if params.top_k:
-            weights, ids = weights[: params.top_k], ids[: params.top_k]
+        if top_k:
+            weights, ids = weights[:top_k], ids[:top_k]
             total = weights.sum()
     if params.top_p < 1:
         before = torch.nn.functional.pad(weights.cumsum(-1)[:-1], (1, 0))
-        weights = weights.masked_fill(before >= params.top_p * total, 0)
+        beyond = before >= params.top_p * total
+        beyond[0] = False  # the likeliest stays, however small top_p is
+        weights = weights.masked_fill(beyond, 0)
     if params.min_p:
         weights = weights.masked_fill(weights < params.min_p * weights.max(), 0)
     return weights, ids

@@ -42,15 +42,16 @@ def weight_files(directory: str | Path) -> list[Path]:
         names = sorted(set(_weight_map(index).values()))
         for name in names:
             if not (directory / name).is_file():
-                raise DataError(f"{index} names {name}, which is not there; fetch the model again")
+                raise DataError(f"{index} names {name}, which is missing; download the model again")
         return [directory / name for name in names]
     if (directory / SINGLE).is_file():
         return [directory / SINGLE]
     pickled = sorted(path.name for pattern in PICKLED for path in directory.glob(pattern))
     if pickled:
         raise InputError(
-            f"{directory / pickled[0]} is a pickle, which can run code when it is opened, so Whorl does not;"
-            " use the model's safetensors, or convert it with transformers' save_pretrained"
+            f"{directory / pickled[0]} is a pickle, which can run code when opened, so Whorl does"
+            " not read it; use the model's safetensors, or convert it with transformers'"
+            " save_pretrained"
         )
     raise InputError(f"{directory} has no {SINGLE} and no {INDEX}; is it a model directory?")
 
@@ -63,7 +64,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     for name, file in found.items():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise DataError(
-                f"{index}: tensor {name} is said to be in {file!r}, which is not a file of this folder"
+                f"{index}: tensor {name} is listed in {file!r}, which is not a file of this folder"
             )
     return found
 
@@ -181,7 +182,7 @@ class Checkpoint:
             return handle.get_tensor(stored)
         except SafetensorError as error:
             raise DataError(
-                f"{path}: tensor {stored} cannot be read: {error}; fetch the file again"
+                f"{path}: tensor {stored} cannot be read: {error}; download the file again"
             ) from error
 
     def _is_copy_of_embedding(self, name: str, wanted: Sequence[Stored]) -> bool:
@@ -212,7 +213,7 @@ def _open(path: Path) -> Any:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} is not a whole safetensors file: {reason}; fetch it again") from error
+        raise DataError(f"{path} is not a complete safetensors file: {reason}; download it again") from error
 
 
 def _where(directory: Path) -> Path:
@@ -269,11 +270,11 @@ def _check_state(wanted: Sequence[Stored], state: Mapping[str, Tensor]) -> None:
     missing, extra = sorted(parts - state.keys()), sorted(state.keys() - parts)
     if extra:
         raise InputError(
-            f"parameter {extra[0]} is not part of the model to save{_more(extra)};"
+            f"parameter {extra[0]} is not part of the model being saved{_more(extra)};"
             " an adapter is saved on its own, or merged first"
         )
     if missing:
-        raise InputError(f"parameter {missing[0]} is missing from the model to save{_more(missing)}")
+        raise InputError(f"parameter {missing[0]} is missing from the model being saved{_more(missing)}")
 
 
 def _shards(
@@ -321,8 +322,8 @@ def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
     except (SafetensorError, OSError) as error:
         place, reason = path.parent.parent, " ".join(str(error).split())
         raise FaultError(
-            f"{place / path.name} cannot be written: {reason}; free space or give another place"
-            " (what was there before is untouched)"
+            f"{place / path.name} cannot be written: {reason}; free some space or give another"
+            " directory (existing files are untouched)"
         ) from error
 
 

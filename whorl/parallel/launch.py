@@ -127,13 +127,13 @@ def _result(folder: Path, n: int, agent_code: int, passed: list[int]) -> tuple[i
         return 128 + passed[0], None  # a signal before the ranks were ready for it: there is nothing to save
     for failure in killed:
         name = signal.Signals(-failure["code"]).name
-        return 0, _fault(folder, failure["rank"], f"was ended by {name}", told)
+        return 0, _fault(folder, failure["rank"], f"was killed by {name}", told)
     for report in told:
         if report["error"]:
             return 0, _fault(folder, report["rank"], report["text"], told)
     for failure in failures:
-        return 0, _fault(folder, failure["rank"], f"ended with code {failure['code']}", told)
-    return 0, FaultError(f"torchrun's agent ended with code {agent_code}; see {folder}")
+        return 0, _fault(folder, failure["rank"], f"exited with code {failure['code']}", told)
+    return 0, FaultError(f"torchrun's agent exited with code {agent_code}; see {folder}")
 
 
 def _failures(folder: Path) -> list[dict[str, Any]]:
@@ -148,7 +148,7 @@ def _fault(folder: Path, rank: int, what: str, told: list[dict[str, Any]]) -> Fa
     parts = [f"rank {rank} {what}"]
     parts += [f"its last line: {last}"] if last and last not in what else []
     parts += [safe] if safe and safe not in what else []
-    return FaultError("; ".join(parts) + f"; what the ranks wrote is in {folder}")
+    return FaultError("; ".join(parts) + f"; the ranks' output is in {folder}")
 
 
 def _last_line(folder: Path, rank: int) -> str:

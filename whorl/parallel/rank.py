@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from whorl.base.collector import end_at_once
 from whorl.base.errors import DataError, FaultError, InputError, WhorlError
 from whorl.base.names import resolve
 from whorl.parallel.group import leave_group
@@ -21,6 +22,7 @@ LOOK = 1.0  # seconds between looks at the parent
 
 
 def main(folder: str, function: str, *args: str) -> int:
+    end_at_once()
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
     rank = int(os.environ["RANK"])
     try:

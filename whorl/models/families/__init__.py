@@ -52,7 +52,7 @@ def _known(kind: Any, where: str) -> Family:
 def _llava(text: Family) -> Family:
     if text.model_type in WITHOUT_IMAGES:
         raise InputError(
-            f"a llava model around {text.model_type!r} is not one transformers can load, nor Whorl"
+            f"a llava model around {text.model_type!r} is not supported by transformers or Whorl"
         )
     return llava.wrap(text)
 
@@ -86,13 +86,13 @@ def config_to_hf(config: ModelConfig, prefer: str | None = None) -> tuple[dict[s
             head = {"architectures": [family.architecture], "model_type": family.model_type}
             return {**head, **family.write(canonical(config))}, family
         reasons.append(f"{name} has no {reason}")
-    raise InputError(f"no Hugging Face family expresses this model: {'; '.join(reasons)}")
+    raise InputError(f"no Hugging Face family can express this model: {'; '.join(reasons)}")
 
 
 def check_family(config: ModelConfig, name: str) -> None:
     """`InputError` unless the family of that `model_type` expresses the model."""
     if config.vision is not None and name in WITHOUT_IMAGES:
-        raise InputError(f"a llava model around {name!r} is not one transformers can load, nor Whorl")
+        raise InputError(f"a llava model around {name!r} is not supported by transformers or Whorl")
     text = _known(name, "--family")
     reason = _misfit(config, llava.wrap(text) if config.vision is not None else text)
     if reason is not None:

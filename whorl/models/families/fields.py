@@ -101,7 +101,7 @@ class Fields:
         for kind in kinds:
             if kind not in ("sliding_attention", "full_attention"):
                 raise InputError(
-                    f"{self.where}: layer_types holds {kind!r}; Whorl has full and sliding_attention"
+                    f"{self.where}: layer_types contains {kind!r}; Whorl has full and sliding_attention"
                 )
         return tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention")
 
@@ -111,7 +111,7 @@ class Fields:
             value = self.raw(name)
             if value not in (None, False, {}, []):
                 raise InputError(
-                    f"{self.where}: {name} is {_short(value)}, which Whorl's decoder does not have"
+                    f"{self.where}: {name} is {_short(value)}, which Whorl's decoder does not support"
                 )
 
     def wrong(self, name: str, expected: str) -> InputError:

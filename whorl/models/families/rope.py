@@ -38,13 +38,13 @@ def read_layer_ropes(fields: Fields) -> tuple[RopeConfig, RopeConfig]:
 def _read(part: Fields, fields: Fields, theta_name: str) -> RopeConfig:
     kind = part.raw("rope_type") or part.raw("type") or "default"
     if kind not in KNOWN:
-        raise InputError(f"{part.where}: rope type {kind!r} is not one Whorl has: {', '.join(KNOWN)}")
+        raise InputError(f"{part.where}: rope type {kind!r} is not supported; use one of {', '.join(KNOWN)}")
     if (
         part.optional_number("partial_rotary_factor")
         or fields.optional_number("partial_rotary_factor")
         or 1.0
     ) != 1.0:
-        raise InputError(f"{part.where}: partial_rotary_factor other than 1 is not one Whorl has")
+        raise InputError(f"{part.where}: partial_rotary_factor other than 1 is not supported")
     extra = sorted(
         set(part.values) - KEYS[kind] - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
     )
