@@ -51,16 +51,14 @@ class Sample:
         _check(self.tokens, "tokens", np.int32, (None,), where)
         _check(self.weights, "weights", np.float32, (len(self.tokens),), where)
         if len(self.tokens) < 2:
-            raise DataError(
-                f"{where} has {len(self.tokens)} tokens; two is the least that can be learnt from"
-            )
+            raise DataError(f"{where} has {len(self.tokens)} tokens; at least two are needed to learn from")
         if self.tokens.min() < 0:
             raise DataError(f"{where}: token ids must be 0 or more")
         if not np.isfinite(self.weights).all():
             raise DataError(f"{where}: weights must be finite")
         _check_images(self.pixels, self.grids, self.positions, len(self.tokens) - 1, where)
         if len(self.positions) and self.weights[self.positions].any():
-            raise DataError(f"{where}: an image placeholder has weight; patches are read, never predicted")
+            raise DataError(f"{where}: an image placeholder has a weight; patches are never predicted")
 
     @property
     def length(self) -> int:
@@ -97,7 +95,7 @@ class Batch:
         _check(self.weights, "weights", np.float32, (size,), "batch")
         _check(self.lengths, "lengths", np.int32, (len(self.ids),), "batch")
         if not size:
-            raise DataError("batch has no tokens; a batch of nothing is Batch.empty(length)")
+            raise DataError("batch has no tokens; use Batch.empty(length) for an empty batch")
         if self.lengths.min() < 1 or int(self.lengths.sum()) != size:
             raise DataError(
                 f"batch lengths must be 1 or more and sum to {size}, not {int(self.lengths.sum())}"
@@ -170,13 +168,13 @@ def _check_images(pixels: Array | None, grids: Array, positions: Array, size: in
     if pixels is not None:
         _check(pixels, "pixels", np.float32, (None, None), where)
         if not patches:
-            raise DataError(f"{where}: pixels hold no patch; without images give None")
+            raise DataError(f"{where}: pixels contain no patch; use None without images")
     if len(grids) and grids.min() < 1:
         raise DataError(f"{where}: every image grid needs a row and a column")
     expected = int(grids.prod(axis=1, dtype=np.int64).sum())
     if not expected == patches == len(positions):
         raise DataError(
-            f"{where}: grids tell of {expected} patches, pixels of {patches}, positions of {len(positions)}"
+            f"{where}: grids give {expected} patches, pixels {patches}, positions {len(positions)}"
         )
     if patches and (positions.min() < 0 or positions.max() >= size or len(np.unique(positions)) < patches):
         raise DataError(f"{where}: image positions must be distinct and in [0, {size})")
@@ -204,7 +202,7 @@ def collate(samples: Sequence[Sample], length: int) -> Batch:
     pixels = [sample.pixels for sample in samples if sample.pixels is not None]
     if len({part.shape[1] for part in pixels}) > 1:
         raise DataError(
-            f"samples {[s.id for s in samples][:3]}… have patches of different sizes; cut all alike"
+            f"samples {[s.id for s in samples][:3]}… have patches of different sizes; use one patch size"
         )
     return Batch(
         tokens=tokens,

@@ -98,7 +98,7 @@ def check_sizes(length: int, micro_batches: int, seed: int, epochs: float | None
         if value < least:
             raise InputError(f"{name} must be {least} or more, not {value}")
     if epochs is not None and epochs <= 0:
-        raise InputError(f"epochs must be above 0, not {epochs}; leave it out for no end")
+        raise InputError(f"epochs must be above 0, not {epochs}; omit it to run without end")
 
 
 def total_of(per_epoch: int, epochs: float | None) -> int | None:

@@ -15,23 +15,24 @@ class ReadConfig(Config):
     """How files become documents. Patterns match a file's path below the folder given, or its name."""
 
     include: tuple[str, ...] = ()
-    """Read only files that match one of these, such as "*.md"; empty: every known kind."""
+    """Read only files that match one of these patterns, such as "*.md"; empty: every known kind."""
     exclude: tuple[str, ...] = ()
-    """Leave out files and folders that match one of these."""
+    """Skip files and folders that match one of these patterns."""
     text_fields: tuple[str, ...] = ("text",)
-    """The fields of a record that hold its text; of several, one under the other, a blank line between."""
+    """The fields of a record that hold its text; several are joined with a blank line between."""
     title_field: str = "title"
     """The field of a record that holds its title."""
     image_fields: tuple[str, ...] = ("image", "images")
-    """The fields of a record that hold images: bytes, data URIs, paths beside the file, or lists."""
+    """The fields of a record that hold images: bytes, data URIs, paths relative to the file, or lists of
+    these."""
     max_file_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
-    """The largest file that is read as one document (text, markdown, source code)."""
+    """Maximum size of a file that is read as one document (text, markdown, source code)."""
     max_record_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
-    """The largest record: a line of JSON, a row of a table."""
+    """Maximum size of a record: a line of JSON or a row of a table."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 64_000_000
-    """The largest image, width times height."""
+    """Maximum image size, width × height in pixels."""
     keep_reject_bytes: Annotated[int, Field(ge=0)] = MIB
-    """How much of a rejected original is kept with its reason."""
+    """How much of a rejected original is stored with its reason."""
 
     @model_validator(mode="after")
     def _has_text(self) -> Self:
@@ -48,15 +49,15 @@ class MinHashConfig(Config):
     """
 
     ngram: Annotated[int, Field(ge=1)] = 5
-    """Words in a row that make one element of a document's set."""
+    """Number of consecutive words in one element of a document's set."""
     bands: Annotated[int, Field(ge=1)] = 14
-    """Bands; agreement in one makes two documents candidates."""
+    """Number of bands; two documents that agree in one become candidates."""
     rows: Annotated[int, Field(ge=1)] = 8
-    """Hashes in a band."""
+    """Hashes per band."""
     verify: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Candidates must also have this estimated Jaccard similarity; none: a band in common is enough."""
+    """Minimum estimated Jaccard similarity of candidates; none: a common band is enough."""
     seed: int = 1
-    """Chooses the hashes."""
+    """Seed of the hashes."""
 
 
 class SplitConfig(Config):
@@ -65,12 +66,12 @@ class SplitConfig(Config):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """The share of clusters held out; 0: no split."""
     threshold: Annotated[float, Field(ge=0.3, le=1)] = 0.5
-    """Documents of this word n-gram Jaccard similarity and over are never parted: looser than what
-    counts as a duplicate."""
+    """Documents of this word n-gram Jaccard similarity and over are never put into different splits; looser
+    than what counts as a duplicate."""
     ngram: Annotated[int, Field(ge=1)] = 5
-    """As for near-duplicates."""
+    """The same as for near-duplicates."""
     seed: int = 0
-    """Chooses the clusters."""
+    """Seed of the choice of clusters."""
 
 
 class DataConfig(Config):
@@ -82,16 +83,17 @@ class DataConfig(Config):
     """The dataset directory to write."""
     read: ReadConfig = ReadConfig()
     signals: tuple[str, ...] = ()
-    """Signals to keep beside the documents: names of `whorl.data.signals.SIGNALS`, "all", or module:name."""
+    """Signals to store alongside the documents: names of `whorl.data.signals.SIGNALS`, "all", or
+    module:name."""
     filters: tuple[str, ...] = ()
     """Filters, in order: names of `whorl.data.filters.FILTERS`, module:name or file.py:name."""
     exact: bool = True
-    """Keep one of documents that say the same."""
+    """Keep one of several identical documents."""
     near: bool = True
-    """Keep one of documents that say nearly the same."""
+    """Keep one of several nearly identical documents."""
     minhash: MinHashConfig = MinHashConfig()
     split: SplitConfig = SplitConfig()
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes; 0: one a core. Their number changes nothing in the dataset."""
+    """Number of processes; 0: one per core. It does not affect the dataset."""
     piece_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB
-    """What one process reads in one go, and loses at most when it is killed."""
+    """How much one process reads at a time; at most this much work is lost if it is killed."""

@@ -101,14 +101,15 @@ def open_manifest(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / "manifest.json"
     if not path.is_file():
         raise InputError(
-            f"{directory} is no finished dataset (no manifest.json); make one with `whorl data run`"
+            f"{directory} is not a finished dataset (no manifest.json); make one with `whorl data run`"
         )
     manifest = read_json(path, what="dataset manifest")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-        raise DataError(f"{path} is no dataset manifest: it has no format number")
+        raise DataError(f"{path} is not a dataset manifest: it has no format number")
     if manifest["format"] > FORMAT:
         raise InputError(
-            f"{path} has format {manifest['format']}; this Whorl reads up to {FORMAT}: update it"
+            f"{path} has format {manifest['format']}; this version of Whorl reads up to {FORMAT}:"
+            " upgrade whorl"
         )
     return manifest
 
@@ -119,9 +120,9 @@ def verify_dataset(directory: str | Path) -> None:
     for name, entry in open_manifest(directory)["files"].items():
         path = Path(directory) / name
         if not path.is_file():
-            raise DataError(f"{path} is missing; the manifest lists it: make the dataset again")
+            raise DataError(f"{path} is missing, but the manifest lists it; rebuild the dataset")
         if sha256_file(path) != entry["sha256"]:
-            raise DataError(f"{path} has changed since it was written (SHA-256); make the dataset again")
+            raise DataError(f"{path} has changed since it was written (SHA-256); rebuild the dataset")
 
 
 def read_dataset(
@@ -151,7 +152,7 @@ def _read_part(directory: Path, name: str, split: str | None, signals: bool) -> 
             for row in rows:
                 values = next(said, {}) if said else {}
                 if said and values.pop("id", None) != row["id"]:
-                    raise DataError(f"{beside} does not go with {name} at document {row['id']}")
+                    raise DataError(f"{beside} does not match {name} at document {row['id']}")
                 if split is None or row["split"] == split:
                     yield document_of(row, values)
     except (pa.ArrowException, OSError) as error:

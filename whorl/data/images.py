@@ -21,7 +21,7 @@ from whorl.base.files import JsonLines, read_jsonl
 
 FORMAT = 1
 SHARD_BYTES = 256 << 20
-REMEDY = "remove the images folder and tokenise again"
+REMEDY = "remove the images folder and run `whorl data tokenize` again"
 
 
 class Place(NamedTuple):
@@ -39,7 +39,7 @@ class ImageShards:
         self.directory = Path(directory)
         index = self.directory / "index.jsonl"
         if not index.is_file():
-            raise InputError(f"{index} does not exist; images are written by `whorl data tokenize`")
+            raise InputError(f"{index} does not exist; `whorl data tokenize` writes the images")
         self._places = _read_index(index)
 
     def __len__(self) -> int:
@@ -55,14 +55,14 @@ class ImageShards:
     def __getitem__(self, digest: str) -> bytes:
         place = self._places.get(digest)
         if place is None:
-            raise DataError(f"{self.directory} holds no image {digest}; {REMEDY}")
+            raise DataError(f"{self.directory} contains no image {digest}; {REMEDY}")
         path = shard_path(self.directory, place.shard)
         try:
             with open(path, "rb") as file:
                 file.seek(place.offset)
                 data = file.read(place.size)
         except FileNotFoundError as error:
-            raise DataError(f"{path} is missing, the index names it; {REMEDY}") from error
+            raise DataError(f"{path} is missing, but the index lists it; {REMEDY}") from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise DataError(f"{path} is damaged at byte {place.offset} (image {digest[:12]}…); {REMEDY}")
         return data
@@ -137,7 +137,7 @@ def _read_index(path: Path) -> dict[str, Place]:
     head = next(records, {"format": FORMAT})
     if head.get("format") != FORMAT:
         raise DataError(
-            f"{path} has format {head.get('format')!r}, this version reads {FORMAT}; update whorl"
+            f"{path} has format {head.get('format')!r}, this version reads {FORMAT}; upgrade whorl"
         )
     try:
         return {r["digest"]: Place(r["shard"], r["offset"], r["size"]) for r in records}

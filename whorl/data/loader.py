@@ -55,7 +55,7 @@ class SampleBatches(Batches):
     ) -> None:
         check_sizes(length, micro_batches, seed, epochs)
         if not len(samples):
-            raise DataError("there are no samples to learn from")
+            raise DataError("there are no samples to train on")
         self.length, self.micro_batches, self.seed, self.epochs = length, micro_batches, seed, epochs
         self._samples = samples
         self._lengths = np.asarray([s.length for s in samples] if lengths is None else lengths, np.int64)

@@ -35,9 +35,9 @@ class Source:
         if not (isfinite(self.weight) and self.weight > 0):
             raise InputError(f"mixture source {self.name!r}: weight must be above 0, not {self.weight}")
         if self.size < 1:
-            raise InputError(f"mixture source {self.name!r} is empty; leave it out or give it data")
+            raise InputError(f"mixture source {self.name!r} is empty; remove it or give it data")
         if self.epochs is not None and (not isfinite(self.epochs) or round(self.epochs * self.size) < 1):
-            raise InputError(f"mixture source {self.name!r}: {self.epochs} epochs are not one sample")
+            raise InputError(f"mixture source {self.name!r}: {self.epochs} epochs are less than one sample")
 
     @property
     def limit(self) -> int | None:

@@ -75,7 +75,7 @@ class Report:
             told = ", ".join(
                 f"{reason} {count:,}" for reason, count in sorted(counts.items(), key=_most_first)
             )
-            lines.append(f"  {step}: {sum(counts.values()):,} set aside ({told})")
+            lines.append(f"  {step}: {sum(counts.values()):,} rejected ({told})")
         sides = ", ".join(f"{name} {count:,}" for name, count in self.splits.items() if name)
         lines.append(f"{self.documents:,} documents kept" + (f" ({sides})" if sides else ""))
         return lines
@@ -93,7 +93,7 @@ def run_config(config: DataConfig) -> Report:
     if not config.paths:
         raise InputError("no input; give files or folders, or paths = [...] in the recipe")
     if not config.out:
-        raise InputError('no place for the dataset; give --out DIR, or out = "DIR" in the recipe')
+        raise InputError('no output directory; give --out DIR, or out = "DIR" in the recipe')
     source = Inputs(config.paths, config.read, config.piece_bytes)
     return run(source, steps_of(config), config.out, workers=config.workers)
 
@@ -124,7 +124,9 @@ def run(
             f"cannot write the dataset to {sink}: {error.strerror} ({error.filename})"
         ) from error
     except OSError as error:
-        raise FaultError(f"{sink}: {error.strerror or error}; make room, then run the same again") from error
+        raise FaultError(
+            f"{sink}: {error.strerror or error}; free some space, then run the same command again"
+        ) from error
 
 
 @dataclass
@@ -144,7 +146,7 @@ class _Run:
         if not self.files:
             reasons = Counter(entry.reason for entry in self.found if isinstance(entry, Reject))
             passed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-            what = f"passed over: {passed}" if passed else "the folder is empty"
+            what = f"skipped: {passed}" if passed else "the folder is empty"
             raise InputError(f"no file to read under {', '.join(self.source.paths)} ({what})")
         self._plan()
         if (self.out / "manifest.json").exists():  # finished before, if only just
@@ -159,7 +161,7 @@ class _Run:
         self._sweep()
         self._write_manifest(summaries, decisions, duplicates, files)
         if any(isinstance(step, Split) for step in self.steps) and not (decisions == VALIDATION).any():
-            say("nothing is held out: all documents are like one another, or there is but one")
+            say("nothing is held out: all documents resemble each other, or there is only one")
         shutil.rmtree(self.work)
         return Report.of(self.out)
 
@@ -191,11 +193,13 @@ class _Run:
         theirs = open_manifest(self.out)["fingerprint"] if manifest.exists() else old and old["fingerprint"]
         if theirs and theirs != self.fingerprint:
             state = "a dataset" if manifest.exists() else "an unfinished dataset"
-            raise InputError(f"{self.out} holds {state} made from other inputs, steps or settings; "
-                             "choose another --out, or delete it")  # fmt: skip
+            raise InputError(
+                f"{self.out} holds {state} made from other inputs, steps or settings; choose another --out"
+                " or delete it"
+            )
         if not theirs:
             if self.out.is_dir() and any(entry.name != "work" for entry in self.out.iterdir()):
-                raise InputError(f"{self.out} is not empty and no dataset; choose another --out")
+                raise InputError(f"{self.out} is not empty and not a dataset; choose another --out")
             stats = [_stat(file) for file in self.files]
             scanned = [asdict(entry) for entry in self.scanned]
             write_json(plan_path, {"fingerprint": self.fingerprint, "stats": stats, "scanned": scanned})
@@ -256,7 +260,7 @@ class _Run:
         todo = [n for n in range(len(self.units)) if not unit_folder(self.work, n).exists()]
         done = len(self.units) - len(todo)
         if done:
-            say(f"going on: {done} of {len(self.units)} units were done before")
+            say(f"resuming: {done} of {len(self.units)} units were already done")
         function = FirstPass(self.work, self.source.read, self.steps, tuple(self.sketches))
         tasks = [(number, self.units[number]) for number in todo]
         with progress(len(self.units), "read and filter", "units", done=done) as bar:

@@ -62,8 +62,8 @@ class Pool:
             what = ", ".join(name(tasks[number]) for number in sorted(job.lost)[:3])
             more = f" and {len(job.lost) - 3} more" if len(job.lost) > 3 else ""
             raise FaultError(
-                f"a worker process died twice over {what}{more} (out of memory?); the rest is done: "
-                "exclude it or use fewer workers, and run again"
+                f"a worker process died twice on {what}{more} (out of memory?); the rest is done;"
+                " exclude it or use fewer workers, then run again"
             )
 
     def _results(self, job: _Job) -> Iterator[tuple[int, Any]]:
@@ -94,7 +94,7 @@ class Pool:
         job.lose(worker)
         if not worker.proven and job.lost and not any(each.proven for each in self._workers):
             code = worker.process.exitcode
-            raise FaultError(f"worker processes do not start (exit code {code}); see what they said above")
+            raise FaultError(f"worker processes do not start (exit code {code}); see their messages above")
         fresh = _Worker()
         fresh.proven = worker.proven
         self._workers.append(fresh)
@@ -167,7 +167,7 @@ def _fault(error: OSError) -> OSError | FaultError:
         return error
     where = f" {error.filename}" if error.filename else ""
     return FaultError(
-        f"cannot write{where}: {error.strerror}; make room or give another --out, and run again"
+        f"cannot write{where}: {error.strerror}; free some space or give another --out, then run again"
     )
 
 

@@ -85,7 +85,7 @@ class PretrainBatches(Batches):
         self._documents = tokens.split(split)
         self._windows = _cut(np.asarray(self._documents.lengths) - 1, self.sequence)
         if not len(self._windows.document):
-            raise DataError(f"{tokens.directory} has nothing to learn from in split {split!r}")
+            raise DataError(f"{tokens.directory} has nothing to train on in split {split!r}")
         self._plan: Callable[[int], _Plan] = lru_cache(PLANS_KEPT)(self._make_plan)
         self.per_epoch = len(self._plan(0).offsets) - 1
         self.total = total_of(self.per_epoch, epochs)

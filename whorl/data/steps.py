@@ -104,12 +104,12 @@ def check_steps(steps: Iterable[Step]) -> None:
     last = 0
     for step in steps:
         if not isinstance(step, _ORDER):
-            raise InputError(f"{step!r} is no step; use Annotate, Keep, ExactDedup, NearDedup or Split")
+            raise InputError(f"{step!r} is not a step; use Annotate, Keep, ExactDedup, NearDedup or Split")
         place = max(1, _ORDER.index(type(step)))  # signals and filters may alternate
         if place < last:
-            raise InputError(f"step {step.name!r} comes too late: filters, exact, near, split is the order")
+            raise InputError(f"step {step.name!r} is out of order; the order is filters, exact, near, split")
         if place > 1 and place == last:
-            raise InputError(f"step {step.name!r}: there can be one of its kind")
+            raise InputError(f"step {step.name!r}: only one step of its kind is allowed")
         if seen.setdefault(f"{type(step).__name__} {step.name}", id(step)) != id(step):
             raise InputError(f"there are two steps named {step.name!r}")
         last = place

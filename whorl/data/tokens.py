@@ -106,8 +106,7 @@ def write_tokens(
         if error.errno not in NO_ROOM:
             raise
         raise FaultError(
-            f"{directory} has no room for tokens ({error.strerror}); make some and run again, it goes on"
-            " where it stopped"
+            f"{directory} has no space for tokens ({error.strerror}); free some and run again to resume"
         ) from error
     return open_tokens(directory, verify=False)
 
@@ -118,7 +117,7 @@ def _end_token(tokenizer: Encoder) -> int:
         if tokenizer.has(token):
             return tokenizer.id_of(token)
     if not tokenizer.end_ids:
-        raise InputError("the tokenizer names no end token; give end_token, which every document ends with")
+        raise InputError("the tokenizer has no end token; give end_token, which is put after every document")
     return tokenizer.end_ids[0]
 
 
@@ -181,7 +180,7 @@ class _Writer:
             return []
         if differing := [name for name, value in self._key.items() if head.get(name) != value]:
             raise InputError(
-                f"{self._folder} was made with another {', '.join(differing)}; choose another directory"
+                f"{self._folder} was made with a different {', '.join(differing)}; choose another directory"
                 " or remove that folder"
             )
         try:
@@ -192,7 +191,7 @@ class _Writer:
         for split, shards in _by_split(found).items():
             for shard in shards:
                 if problem := shard_problem(self.directory, shard, verify=True):
-                    say(f"{problem}; {split} is tokenised again from there")
+                    say(f"{problem}; {split} is re-tokenised from there")
                     break
                 kept.append(shard)
         return kept
@@ -230,8 +229,8 @@ class _Writer:
 
     def _changed(self, part: _Part) -> DataError:
         return DataError(
-            f"the {part.split} documents are not those {self._folder} was begun with;"
-            " remove that folder to tokenise anew"
+            f"the {part.split} documents are not those {self._folder} was started with; remove that"
+            " folder to start over"
         )
 
     def add(self, document: Document, ids: Array) -> None:
@@ -296,7 +295,7 @@ class _Writer:
             if part.tokens:
                 self._close_shard(part, last=True)
         if not self._shards:
-            raise DataError(f"no document has text, {self._empty} were empty; there is nothing to tokenise")
+            raise DataError(f"no document has text, {self._empty} were empty; nothing to tokenise")
         shards = sorted(self._shards, key=lambda shard: shard.name)
         totals = {
             split: {
@@ -339,7 +338,8 @@ def _check_text(document: Document) -> None:
     except UnicodeEncodeError as error:
         place = f" ({document.source}:{document.line})" if document.source else ""
         raise DataError(
-            f"document {document.id}{place} holds half a surrogate pair at character {error.start}; clean it"
+            f"document {document.id}{place} contains half a surrogate pair at character"
+            f" {error.start}; clean it"
         ) from error
 
 
@@ -386,8 +386,7 @@ def _encode_all(
             yield waiting[0][0], waiting.popleft()[1].result()
     except BrokenProcessPool as error:
         raise FaultError(
-            "a tokenising process was killed, perhaps for want of memory; run again with fewer workers,"
-            " it goes on where it stopped"
+            "a tokenising process was killed, perhaps out of memory; run again with fewer workers to resume"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

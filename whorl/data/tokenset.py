@@ -105,7 +105,7 @@ def _map(path: Path) -> Array:
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a whole .npy file ({error}); {REMEDY}") from error
+        raise DataError(f"{path} is not a complete .npy file ({error}); {REMEDY}") from error
     return array
 
 
@@ -160,12 +160,12 @@ def open_tokens(directory: str | Path, *, verify: bool = True) -> TokenSet:
         begun = (directory / "tokens" / "progress.jsonl").exists()
         raise InputError(
             f"{directory} has no finished tokens; run `whorl data tokenize {directory}`"
-            + (" again, it goes on where it stopped" if begun else "")
+            + (" again to resume" if begun else "")
         )
     manifest = read_json(path, what="token manifest")
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if not isinstance(found, int) or found > FORMAT:
-        raise DataError(f"{path} has format {found!r} and this version reads up to {FORMAT}; update whorl")
+        raise DataError(f"{path} has format {found!r} but this version reads up to {FORMAT}; upgrade whorl")
     try:
         tokens = TokenSet(directory, manifest)
     except (KeyError, TypeError) as error:
@@ -183,7 +183,7 @@ def shard_problem(directory: Path, shard: Shard, *, verify: bool) -> str | None:
         if not path.is_file():
             return f"{path} is missing"
         if path.stat().st_size != expected["size"]:
-            return f"{path} has {path.stat().st_size} bytes and the manifest says {expected['size']}"
+            return f"{path} has {path.stat().st_size} bytes, but the manifest says {expected['size']}"
         if verify and sha256_file(path) != expected["sha256"]:
-            return f"{path} is damaged: its SHA-256 is not the manifest's"
+            return f"{path} is damaged: its SHA-256 differs from the manifest's"
     return None

@@ -15,8 +15,9 @@ from whorl.base.logbook import CONFIG, Logbook, read_metrics, series
 from whorl.base.posix import keep_freed_memory
 from whorl.base.progress import say
 from whorl.models.decoder import Decoder
-from whorl.models.directory import load, model_directory
+from whorl.models.directory import load
 from whorl.models.lora import inject
+from whorl.models.place import model_directory
 from whorl.models.weights import weight_version
 from whorl.parallel.group import Group
 from whorl.parallel.launch import EXIT_RESUME
@@ -26,10 +27,11 @@ from whorl.post.pair_samples import Maker, PairSample, pair_samples
 from whorl.post.pairs import Pair, read_pairs
 from whorl.post.preference import Preference
 from whorl.post.preview import preview_pairs
-from whorl.post.reference import compute_reference, keep_reference, read_reference
+from whorl.post.reference import compute_reference, has_reference, keep_reference, read_reference
 from whorl.post.sft import held_out_by
 from whorl.post.start import Start, export, open_start, train_config
 from whorl.text.tokenizer import Tokenizer
+from whorl.train.checkpoint import check_resumable, has_checkpoint
 from whorl.train.choices import decide
 from whorl.train.loop import TrainState, fit
 from whorl.train.setup import run_device
@@ -47,24 +49,31 @@ def dpo(config: DpoConfig) -> TrainState:
     start = open_start(config.model, config.template_args)
     training, held_out = _samples(config, start)
     objective = Preference(config.loss, config.beta or BETAS[config.loss], config.nll)
+    versions = _versions(config)
+    version = versions.get("reference", versions["model"])
+    device = run_device(config.train, group)
+    known = group.first(_known(run, training + held_out, version) if group.rank == 0 else None)
+    if known is None:
+        reference = _other(config.reference, start) if config.reference else start.model
+    else:
+        _adapt(start.model, config)
+        check_resumable(run, _batches(config, training, known).fingerprint, start.model)
+    # Nothing of the run is written before this: a start that is refused leaves it as it was.
     started = time.time()
     with Logbook(run) if group.rank == 0 else Logbook.null() as logbook:
-        versions = {"model": weight_version(model_directory(config.model))}
-        if config.reference:
-            versions["reference"] = weight_version(model_directory(config.reference))
         _tell_objective(run, config, logbook)
         logbook.config(config, {pairs: sha256_input(pairs) for pairs in config.pairs} | versions)
-        version = versions.get("reference", versions["model"])
-        known = _reference(config, start, training + held_out, version, logbook, group)
-        batches = PairBatches(
-            training, length=config.length, micro_batches=config.micro_batches, seed=config.train.seed,
-            reference=known[: len(training)],
-        )  # fmt: skip
+        if known is None:
+            choices = decide(start.model.config, config.length, config.train, device, logbook, group)
+            reference.compute_dtype = getattr(torch, choices.dtype)  # what training will take
+            known = compute_reference(reference, training + held_out, config.length, device, group)
+            if logbook.path is not None:
+                keep_reference(run, training + held_out, version, known)
+            _adapt(start.model, config)  # after the reference's pass, which is then the base's alone
+        batches = _batches(config, training, known)
         validation = PairBatches(
             held_out, length=config.length, micro_batches=1, seed=0, reference=known[len(training) :]
         ).in_order() if held_out else []  # fmt: skip
-        if config.lora is not None:  # after the reference's pass, which is then the base's alone
-            inject(start.model, config.lora, seed=config.train.seed)
         state = fit(
             start.model, batches, objective, train_config(config.train, config.epochs, batches), logbook,
             validation=validation, measure=objective.measure,
@@ -89,7 +98,9 @@ def _samples(config: DpoConfig, start: Start) -> tuple[list[PairSample], list[Pa
     """Training and held-out samples; pairs of the same prompt are on one side."""
     pairs = [pair for place in config.pairs for pair in read_pairs(place)]
     if not pairs:
-        raise DataError(f"{', '.join(config.pairs)}: no pairs in it; give files of prompt, chosen, rejected")
+        raise DataError(
+            f"{', '.join(config.pairs)}: contains no pairs; give files with prompt, chosen, rejected"
+        )
     sides: tuple[list[Pair], list[Pair]] = ([], [])
     for pair in pairs:
         sides[held_out_by(pair.prompt, config.validation)].append(pair)
@@ -126,31 +137,39 @@ def _tell_objective(run: Path, config: DpoConfig, logbook: Logbook) -> None:
         if before.get(name) != getattr(config, name)
     ]
     if changed:
-        text = f"the objective differs from the run's and is taken as asked: {', '.join(changed)}"
+        text = f"the objective differs from the run's; using the new one: {', '.join(changed)}"
         say(text)
         logbook.event("note", text=text)
 
 
-def _reference(
-    config: DpoConfig,
-    start: Start,
-    pairs: Sequence[PairSample],
-    version: str,
-    logbook: Logbook,
-    group: Group,
-) -> Reference:
-    """The reference's log-probs: those the run has, or computed now in the dtype that training will take."""
-    kept = group.first(None if logbook.path is None else read_reference(logbook.path, pairs, version))
-    if kept is not None:
-        return kept
-    device = run_device(config.train, group)
-    choices = decide(start.model.config, config.length, config.train, device, logbook, group)
-    model = start.model if not config.reference else _other(config.reference, start)
-    model.compute_dtype = getattr(torch, choices.dtype)
-    known = compute_reference(model, pairs, config.length, device, group)
-    if logbook.path is not None:
-        keep_reference(logbook.path, pairs, version, known)
+def _versions(config: DpoConfig) -> dict[str, str]:
+    """The weights of the model and, where it is another, of the reference."""
+    given = {"model": config.model} | ({"reference": config.reference} if config.reference else {})
+    return {name: weight_version(model_directory(place)) for name, place in given.items()}
+
+
+def _known(run: Path, pairs: Sequence[PairSample], version: str) -> Reference | None:
+    """The reference's log-probs that the run has. `InputError` where it has others, and a checkpoint that was
+    trained against them."""
+    known = read_reference(run, pairs, version)
+    if known is None and has_reference(run) and has_checkpoint(run):
+        raise InputError(
+            f"{run} was trained on different pairs or against another reference; choose a new"
+            " --name, or give the original inputs"
+        )
     return known
+
+
+def _batches(config: DpoConfig, training: Sequence[PairSample], known: Reference) -> PairBatches:
+    return PairBatches(
+        training, length=config.length, micro_batches=config.micro_batches, seed=config.train.seed,
+        reference=known[: len(training)],
+    )  # fmt: skip
+
+
+def _adapt(model: Decoder, config: DpoConfig) -> None:
+    if config.lora is not None:
+        inject(model, config.lora, seed=config.train.seed)
 
 
 def _other(directory: str, start: Start) -> Decoder:
@@ -158,11 +177,13 @@ def _other(directory: str, start: Start) -> Decoder:
     place = model_directory(directory)
     if Tokenizer.load(place).hash != start.tokenizer.hash:
         raise InputError(
-            f"the reference {directory} has another tokenizer than the model; give one that shares it"
+            f"the reference {directory} has a different tokenizer from the model's; give one that shares it"
         )
     model = load(place, dtype=torch.float32)
     if (model.config.vision is None) != (start.model.config.vision is None):
-        raise InputError(f"of the model and the reference {directory} only one sees images; give two alike")
+        raise InputError(
+            f"of the model and the reference {directory} only one is multimodal; give two of the same kind"
+        )
     return model
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from whorl.base.errors import DataError, InputError
 from whorl.data.batch import Sample
 from whorl.post.pairs import SIDES, Pair
+from whorl.post.sampled import sampled_side
 from whorl.post.samples import STOP_SHARE, TooLong, to_sample
 from whorl.text.config import ImageConfig
 from whorl.text.images import Patches, image_tokens
@@ -41,6 +42,8 @@ class PairReport:
     too_long: list[str] = field(default_factory=list)
     cut: int = 0
     dropped: int = 0
+    sampled: int = 0  # replies' sides that are learnt from the tokens that were sampled
+    rendered: int = 0  # and those that the chat template writes again
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,22 @@ class Maker:
         if not pair.prompt.images and not any(one.images for one in (*pair.chosen, *pair.rejected)):
             return None
         if self.images is None:
-            raise InputError(f"{pair.where} has images, and the model sees none; use one that does")
+            raise InputError(f"{pair.where} has images, but the model is text-only; use a multimodal one")
         return image_tokens(self.tokenizer, self.images)
+
+    def sampled(self, pair: Pair, side: str) -> TrainSample | None:
+        """One side's ids as they were sampled, where its traces have them and they are this model's."""
+        said = pair.side(side)
+        replies = [message for message in said if message.role == "assistant"]
+        found = sampled_side(replies, pair.sampled.get(side, ()), self.tokenizer, self.template)
+        expand = self.expand(pair)
+        if found is None or expand is None:
+            return found
+        # Where the images' places are is known of a prompt that is rendered: the same one has them there.
+        asked = self.template.render(pair.prompt, self.tokenizer, reply=True, image_tokens=expand)
+        if any(message.images for message in said) or found.ids[: len(asked.ids)] != asked.ids:
+            return None
+        return replace(found, image_positions=asked.image_positions, images=pair.prompt.images)
 
     def render(self, pair: Pair, side: str) -> TrainSample:
         """One side's ids, with the mask on what comes after the prompt alone.
@@ -73,8 +90,9 @@ class Maker:
         own = [part for part in made if part.replies[-1] >= first]
         if len(own) > 1:
             raise DataError(
-                f"{where} has {len(own)} replies, and the chat template writes the earlier ones otherwise"
-                " once a later one follows; give pairs that differ in their last reply alone"
+                f"{where} has {len(own)} replies, and the chat template renders earlier ones"
+                " differently when a later one follows; give pairs that differ only in the last"
+                " reply"
             )
         part, mask = own[0], own[0].mask
         if part.replies[0] < first:
@@ -82,7 +100,9 @@ class Maker:
             start = len(asked.ids)
             mask = [False] * start + mask[start:]
         if not any(mask[1:]):
-            raise DataError(f"{where}: nothing in it would be learnt; the chat template marks no token of it")
+            raise DataError(
+                f"{where}: nothing in it would be learnt; the chat template marks none of its tokens"
+            )
         return replace(part, mask=mask)
 
     def samples(self, parts: tuple[TrainSample, TrainSample], id: str) -> PairSample:
@@ -114,16 +134,20 @@ def pair_samples(
     for pair in pairs:
         id = f"{name}-{report.pairs}"
         report.pairs += 1
-        whole = maker.render(pair, "chosen"), maker.render(pair, "rejected")
+        kept = {side: maker.sampled(pair, side) for side in SIDES}
+        report.sampled += sum(one is not None for one in kept.values())
+        report.rendered += sum(one is None for one in kept.values())
+        chosen, rejected = (kept[side] or maker.render(pair, side) for side in SIDES)
+        whole = chosen, rejected
         if whole[0].ids == whole[1].ids:
             raise DataError(
-                f"{pair.where}: chosen and rejected are the same once the chat template has written them;"
-                " drop the pair"
+                f"{pair.where}: chosen and rejected are identical after rendering with the chat"
+                " template; drop the pair"
             )
         report.lengths += [len(part.ids) for part in whole]
-        kept = _fit(whole, pair.where, length, max_length, too_long, report)
-        if kept is not None:
-            samples.append(maker.samples(kept, id))
+        fitted = _fit(whole, pair.where, length, max_length, too_long, report)
+        if fitted is not None:
+            samples.append(maker.samples(fitted, id))
     if too_long == "stop" and len(report.too_long) > STOP_SHARE * report.pairs:
         raise InputError(
             f"{len(report.too_long)} of {report.pairs} pairs do not fit (the first: {report.too_long[0]}):"

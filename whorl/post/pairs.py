@@ -5,19 +5,20 @@
     {"input": {"messages": […]}, "preferred_output": […], "non_preferred_output": […]}
     {"conversations": […], "chosen": {"from": "gpt", …}, "rejected": …}   and Alpaca's instruction and input
 
-with `tools`, `images`, `system` and `chat_template_kwargs` as in chats. Other fields, scores and the like,
-are not looked at.
+with `tools`, `images`, `system` and `chat_template_kwargs` as in chats. `chosen_traces` and `rejected_traces`
+name how the replies were sampled (`whorl.post.sampled`). Other fields, scores and the like, are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from whorl.base.errors import DataError
 from whorl.base.nouns import Conversation, Message
+from whorl.post.sampled import Sampled, read_traces
 from whorl.text.forms import OPENAI_ROLES, SHAREGPT_ROLES, read_conversation
 from whorl.text.records import read_records, record_files
 
@@ -30,17 +31,21 @@ HAVE = "a pair has a prompt (or messages), chosen and rejected"
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """A prompt (with its tools) and two ways to go on: assistant messages, perhaps with tool results
-    between them. `where` is its place for errors."""
+    between them. `where` is its place for errors. `sampled` has, by side, how each of its replies was
+    sampled, where that is known of all of them."""
 
     prompt: Conversation
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
     where: str
+    sampled: Mapping[str, tuple[Sampled, ...]] = field(default_factory=dict)
+
+    def side(self, side: str) -> tuple[Message, ...]:
+        return self.chosen if side == "chosen" else self.rejected
 
     def conversation(self, side: str) -> Conversation:
         """The prompt with its "chosen" or "rejected" end."""
-        end = self.chosen if side == "chosen" else self.rejected
-        return replace(self.prompt, messages=self.prompt.messages + end)
+        return replace(self.prompt, messages=self.prompt.messages + self.side(side))
 
 
 def read_pairs(path: str | Path) -> Iterator[Pair]:
@@ -48,11 +53,26 @@ def read_pairs(path: str | Path) -> Iterator[Pair]:
 
     `DataError` in one line with file, place and remedy at the first that is none.
     """
-    for file in record_files(Path(path)):
+    for file in record_files(Path(path), "pairs"):
+        traces: dict[str, Sampled] | None = None
         for where, record in read_records(file):
             if isinstance(record, DataError):
                 raise record
-            yield read_pair(record, where, folder=file.parent)
+            pair = read_pair(record, where, folder=file.parent)
+            named = {side: record.get(f"{side}_traces") for side in SIDES}
+            if any(named.values()):
+                traces = read_traces(file) if traces is None else traces
+                pair = replace(pair, sampled=_sampled(named, traces))
+            yield pair
+
+
+def _sampled(named: Mapping[str, Any], traces: Mapping[str, Sampled]) -> dict[str, tuple[Sampled, ...]]:
+    """Of each side whose replies all have a trace that is there."""
+    return {
+        side: tuple(traces[id] for id in ids)
+        for side, ids in named.items()
+        if isinstance(ids, list) and ids and all(isinstance(id, str) and id in traces for id in ids)
+    }
 
 
 def read_pair(record: Any, where: str, *, folder: Path | None = None) -> Pair:
@@ -66,7 +86,9 @@ def read_pair(record: Any, where: str, *, folder: Path | None = None) -> Pair:
     whole = {side: _is_whole(turns[side]) for side in SIDES}
     if whole["chosen"] != whole["rejected"]:
         long, short = sorted(SIDES, key=lambda side: not whole[side])
-        raise DataError(f"{where}: {long} is a whole conversation and {short} is not; give both alike")
+        raise DataError(
+            f"{where}: {long} is a whole conversation and {short} is not; give both in the same form"
+        )
     prompt = None if whole["chosen"] and not _names_prompt(record) else _prompt(record, where, folder)
     shared = {key: record[key] for key in SHARED if key in record}
     read = {
@@ -75,16 +97,18 @@ def read_pair(record: Any, where: str, *, folder: Path | None = None) -> Pair:
     }
     chosen, rejected = read["chosen"].messages, read["rejected"].messages
     if chosen == rejected:
-        raise DataError(f"{where}: chosen and rejected are the same, so there is nothing to prefer; drop it")
+        raise DataError(
+            f"{where}: chosen and rejected are identical, so there is nothing to prefer; drop the pair"
+        )
     if whole["chosen"]:
         size = _agreement(chosen, rejected)
         _check_begins(prompt, chosen[:size], where)
         prompt = replace(read["chosen"], messages=chosen[:size]) if size else None
         chosen, rejected = chosen[size:], rejected[size:]
     if prompt is None:
-        raise DataError(f"{where}: chosen and rejected share no beginning; {HAVE}")
+        raise DataError(f"{where}: chosen and rejected have no common prefix; {HAVE}")
     if prompt.messages[-1].role == "assistant":
-        raise DataError(f"{where}: the prompt ends with the assistant's turn; end it with what it answers")
+        raise DataError(f"{where}: the prompt ends with the assistant's turn; it must end with the user's")
     for side, messages in zip(SIDES, (chosen, rejected), strict=True):
         _check_reply(messages, f"{where}: {side}")
     return Pair(prompt=prompt, chosen=chosen, rejected=rejected, where=where)
@@ -198,17 +222,17 @@ def _check_begins(prompt: Conversation | None, beginning: tuple[Message, ...], w
     if all(asked != one.text.strip() for one in beginning):
         raise DataError(
             f"{where}: chosen and rejected are whole conversations that do not both begin with the prompt;"
-            " leave the prompt out, or give the replies alone"
+            " remove the prompt, or give only the replies"
         )
 
 
 def _check_reply(messages: tuple[Message, ...], where: str) -> None:
     if not messages:
-        raise DataError(f"{where} says nothing after the prompt; give its reply")
+        raise DataError(f"{where} has no turn after the prompt; add the reply")
     if messages[0].role != "assistant":
         raise DataError(
-            f"{where} begins with the {messages[0].role}'s turn after the prompt; the two may differ in"
-            " what the assistant says alone"
+            f"{where} begins with the {messages[0].role}'s turn after the prompt; the two may differ"
+            " only in the assistant's turns"
         )
     if messages[-1].role != "assistant":
         raise DataError(f"{where} ends with the {messages[-1].role}'s turn; end it with the assistant's")

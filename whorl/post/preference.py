@@ -43,7 +43,8 @@ class Preference:
     - "sigmoid": −log σ(β Δ) (Rafailov et al. 2023, arXiv 2305.18290, eq. 7);
     - "sigmoid_norm": the same with each log-ratio divided by its reply's tokens, so that a reply's length is
       no way to a larger margin (as in Tülu 3, arXiv 2411.15124, eq. 6);
-    - "ipo": (Δ − 1 / 2β)², log-ratios divided likewise (Azar et al. 2023, arXiv 2310.12036, eq. 17).
+    - "ipo": (Δ − 1 / 2β)² (Azar et al. 2023, arXiv 2310.12036, eq. 17), log-ratios divided likewise. That
+      division is TRL's, so that β means the same here and there; the paper's are sums.
 
     `nll` times −log π(chosen) a token is added (Pang et al. 2024, arXiv 2404.19733, eq. 2).
     """
@@ -143,8 +144,8 @@ def pair_figures(sums: PairSums, rewards: Tensor) -> Figures:
     """Σ over pairs of what tells how training goes.
 
     `chosen_reward` and `rejected_reward` (β · the log-ratio), `margin` (their difference), `accuracy` (the
-    share of pairs with a margin above 0; equal counts half), `chosen_logp` and `rejected_logp` (of the
-    whole reply, nats), and `divergence`: Schulman's estimate r − 1 − log r of KL(reference ‖ model) in nats a
+    share of pairs with a margin above 0; equal counts half), `chosen_logp` and `rejected_logp` (of the whole
+    reply, nats), and `divergence`: Schulman's estimate r − 1 − log r of KL(reference ‖ model) in nats per
     token, r = π/ρ, on the pairs' replies. It is that divergence where the replies were drawn from the
     reference, and a figure of how far the model has moved in any case; 0 where it has not.
     """

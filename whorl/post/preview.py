@@ -48,6 +48,13 @@ def preview_pairs(pairs: Sequence[PairSample], report: PairReport, tokenizer: To
         for sign, style, sample in (("+", "green", pair.chosen), ("-", "red", pair.rejected)):
             text = marked(sample, tokenizer, colour=colour, style=style)
             console().print(f"  {sign} {text}", markup=colour)
+    if report.sampled:
+        say(
+            f"{report.sampled:,} replies are learnt from their sampled tokens, {report.rendered:,}"
+            " are rendered with the chat template"
+        )
+    else:
+        say("no reply has a trace from this model: all are rendered with its chat template")
     for line in histogram(report.lengths):
         say(line)
     if report.too_long:

@@ -44,15 +44,19 @@ def read_reference(run: Path, pairs: Sequence[PairSample], version: str) -> Refe
         with safe_open(place, "numpy") as file:
             about, values = file.metadata() or {}, file.get_tensor("values")
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{place} is damaged ({error}); remove it to compute it again") from error
+        raise DataError(f"{place} is damaged ({error}); remove it to recompute it") from error
     if int(about.get("format", FORMAT)) > FORMAT:
         raise InputError(f"{place} was written by a newer Whorl; upgrade whorl")
     if about.get("of") != _name(pairs, version):
-        say(f"{place} is of other pairs or of another reference: it is computed again")
+        say(f"{place} belongs to other pairs or another reference; recomputing it")
         return None
     if about.get("hash") != hash_array(values):
-        raise DataError(f"{place} does not match its hash; remove it to compute it again")
+        raise DataError(f"{place} does not match its hash; remove it to recompute it")
     return _split(values, pairs)
+
+
+def has_reference(run: Path) -> bool:
+    return (run / FILE).exists()
 
 
 def keep_reference(run: Path, pairs: Sequence[PairSample], version: str, reference: Reference) -> None:

@@ -59,7 +59,9 @@ def chat_samples(
         report.conversations += 1
         name = conversation.id or f"conversation-{index}"
         if conversation.images and expand is None:
-            raise InputError(f"conversation {index} has images, and the model sees none; use one that does")
+            raise InputError(
+                f"conversation {index} has images, but the model is text-only; use a multimodal one"
+            )
         made = template.train_samples(
             conversation, tokenizer, image_tokens=expand if conversation.images else None,
             where=f"conversation {index}",

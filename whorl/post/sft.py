@@ -12,8 +12,8 @@ from whorl.base.nouns import Conversation
 from whorl.base.posix import keep_freed_memory
 from whorl.data.batch import Sample
 from whorl.data.loader import SampleBatches
-from whorl.models.directory import model_directory
 from whorl.models.lora import inject
+from whorl.models.place import model_directory
 from whorl.models.weights import weight_version
 from whorl.parallel.group import Group
 from whorl.parallel.launch import EXIT_RESUME
@@ -22,6 +22,7 @@ from whorl.post.preview import preview
 from whorl.post.samples import chat_samples
 from whorl.post.start import Start, export, open_start, train_config
 from whorl.text.records import read_conversations
+from whorl.train.checkpoint import check_resumable
 from whorl.train.loop import TrainState, fit
 from whorl.train.objectives import next_token
 
@@ -46,6 +47,7 @@ def sft(config: SftConfig) -> TrainState:
         SampleBatches(held_out, length=config.length, micro_batches=1, seed=0).in_order() if held_out else []
     )
     train = train_config(config.train, config.epochs, batches)
+    check_resumable(run, batches.fingerprint, start.model)
     started = time.time()
     with Logbook(run) if group.rank == 0 else Logbook.null() as logbook:
         data = {chats: sha256_input(chats) for chats in config.chats}
@@ -57,8 +59,10 @@ def sft(config: SftConfig) -> TrainState:
             return state
         export(start, config.model, run, state, logbook, group, adapter=config.lora is not None)
         if validation:
-            logbook.event("result", name="validation loss", value=state.validation_loss, unit="nats a token",
-                          cases=len(held_out), lower_is_better=True)  # fmt: skip
+            logbook.event(
+                "result", name="validation loss", value=state.validation_loss, unit="nats per token",
+                cases=len(held_out), lower_is_better=True,
+            )  # fmt: skip
         logbook.event("finish", step=state.step, seconds=seconds)
     return state
 
@@ -72,7 +76,7 @@ def _samples(config: SftConfig, start: Start) -> tuple[list[Sample], list[Sample
     """Training and held-out samples; equal conversations are on one side."""
     conversations = [chat for place in config.chats for chat in read_conversations(place)]
     if not conversations:
-        raise DataError(f"{', '.join(config.chats)}: no conversations in it; give files of chats")
+        raise DataError(f"{', '.join(config.chats)}: contains no conversations; give files of chats")
     limit = min(config.length + 1, start.model.config.context, config.max_length or config.length + 1)
     sides: tuple[list[Conversation], list[Conversation]] = ([], [])
     for chat in conversations:

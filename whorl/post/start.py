@@ -14,7 +14,8 @@ from whorl.base.progress import say
 from whorl.data.batches import Batches
 from whorl.models.adapter import adapter_version, save_adapter
 from whorl.models.decoder import Decoder
-from whorl.models.directory import load, model_directory, save_state
+from whorl.models.directory import load, save_state
+from whorl.models.place import model_directory
 from whorl.models.weights import weight_version
 from whorl.parallel.group import Group
 from whorl.parallel.wrap import gather_state
@@ -27,6 +28,7 @@ from whorl.text.tokenizer import Tokenizer
 from whorl.train.config import TrainConfig
 from whorl.train.loop import TrainState
 
+WARMUP = 0.25  # of all steps at most
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
 
@@ -61,17 +63,25 @@ def _template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate:
     missing = [token for token in TOKENS if not tokenizer.has(token)]
     if missing:
         raise InputError(
-            f"{directory} has no chat template, and its tokenizer lacks {', '.join(missing)} for Whorl's own;"
-            f" put its chat_template.jinja into {directory}"
+            f"{directory} has no chat template, and its tokenizer lacks {', '.join(missing)} for"
+            f" Whorl's default; put its chat_template.jinja into {directory}"
         )
-    say(f"{directory} has no chat template: it gets Whorl's own")
+    say(f"{directory} has no chat template; using Whorl's default")
     return ChatTemplate.default()
 
 
 def train_config(train: SftTrainConfig | DpoTrainConfig, epochs: float, batches: Batches) -> TrainConfig:
-    """With the steps that `epochs` take, unless they are given."""
+    """With the steps that `epochs` take, unless they are given, and a warm-up that leaves most of them at
+    full rate: a run of ten steps would otherwise end before it has begun."""
     steps = train.steps or max(1, round(epochs * batches.per_epoch / batches.micro_batches))
-    return TrainConfig.model_validate(train.model_dump() | {"steps": steps})
+    warmup = min(train.schedule.warmup, int(WARMUP * steps))
+    if warmup < train.schedule.warmup:
+        say(
+            f"{steps:,} step{'s' if steps > 1 else ''} in all, so the warm-up is {warmup} of them and not"
+            f" {train.schedule.warmup}"
+        )
+    schedule = train.schedule.model_copy(update={"warmup": warmup})
+    return TrainConfig.model_validate(train.model_dump() | {"steps": steps, "schedule": schedule})
 
 
 def export(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
-from whorl.arena.battles import Battles
-from whorl.arena.ratings import SCALE, Ratings, fit_bradley_terry
+from whorl.arena.battles import Battles, Vote
+from whorl.arena.journal import Journal, lost_votes, votes_of
+from whorl.arena.ratings import Ratings, fit_bradley_terry
 from whorl.arena.store.store import Store
-from whorl.quickstart.battles import Journal, lost_votes, votes_of
 from whorl.quickstart.figures import Figure
 
 ABOVE = "chat model above base in the arena: intervals apart"
-NOT_BELOW = "model after DPO not below chat: intervals meet"
+NOT_BELOW = "model after DPO not below chat: within 1.96 s.e."
 LOST = "votes lost"
-Z95 = float(norm.ppf(0.975))
+NO_VOTE = "does not apply: no vote that rates"
+Z95 = float(ndtri(0.975))
 
 
 def arena_rows(
@@ -24,13 +25,10 @@ def arena_rows(
 ) -> list[Figure]:
     """The rows by the votes of `rounds`; `names` are the store's names of base, chat and dpo."""
     votes = votes_of(store, journal.votes(*rounds))
-    ratings = fit_bradley_terry(Battles.from_rows(votes)) if votes else None
-    none = "does not apply: no vote that rates"
-    why_not = none if learnt else "does not apply: no vote preferred a reply, so nothing was learnt"
+    why_not = NO_VOTE if learnt else "does not apply: no vote preferred a reply, so nothing was learnt"
     cast = len(journal.votes())
     return [
-        _gap(ABOVE, ratings, names["chat"], names["base"], apart=True, none=none),
-        _gap(NOT_BELOW, ratings, names["dpo"], names["chat"], apart=False, none=why_not),
+        *rating_rows(votes, names, why_not),
         Figure(LOST, lost_votes(store, journal), cases=cast, floor=1, lower_is_better=True, unit="votes"),
     ]
 
@@ -40,17 +38,51 @@ def left_out_rows(why: str) -> list[Figure]:
     return [Figure(name, note=why) for name in (ABOVE, NOT_BELOW, LOST)]
 
 
-def _gap(name: str, ratings: Ratings | None, model: str, other: str, *, apart: bool, none: str) -> Figure:
-    """How many points `model` is rated above `other`.
+def rating_rows(votes: Sequence[Vote], names: Mapping[str, str], why_not: str = NO_VOTE) -> list[Figure]:
+    """Chat above base, and DPO not below chat, by one rating of all votes; `why_not` there is none of DPO."""
+    ratings = fit_bradley_terry(Battles.from_rows(votes)) if votes else None
+    rows = []
+    for name, model, other, note in (
+        (ABOVE, names["chat"], names["base"], NO_VOTE),
+        (NOT_BELOW, names["dpo"], names["chat"], why_not),
+    ):
+        counted = met(votes, model, other)
+        if ratings is None or not counted.votes:
+            rows.append(Figure(name, note=note))
+            continue
+        points, error = ratings.contrast(model, other)
+        floor = _reach(ratings, model, other) if name == ABOVE else -Z95 * error
+        rows.append(Figure(name, points, error, counted.votes, floor, unit="points", note=counted.line()))
+    return rows
 
-    Their 95 % intervals are apart where that is more than both reach towards each other, and meet where it
-    is not as far below 0: this reach is the row's floor.
-    """
-    if ratings is None or not {model, other} <= set(ratings.models):
-        return Figure(name, note=none)
-    points, low, high = ratings.difference(model, other)
-    places = [ratings.place(model), ratings.place(other)]
-    reach = float(Z95 * SCALE * np.sqrt(np.maximum(np.diag(ratings.covariance)[places], 0)).sum())
-    return Figure(
-        name, points, (high - low) / 2 / Z95, ratings.votes, floor=reach if apart else -reach, unit="points"
-    )
+
+def _reach(ratings: Ratings, model: str, other: str) -> float:
+    """How far the interval of `model` reaches down and that of `other` up: a larger gap parts the two."""
+    above, below = ratings.place(model), ratings.place(other)
+    down = ratings.rating[above] - ratings.low[above]
+    return float(down + ratings.high[below] - ratings.rating[below])
+
+
+@dataclass(frozen=True)
+class Met:
+    """What one model made of its battles with another."""
+
+    won: int
+    tied: int
+    lost: int
+
+    @property
+    def votes(self) -> int:
+        return self.won + self.tied + self.lost
+
+    def line(self) -> str:
+        if self.tied == self.votes:
+            return f"all {self.tied:,} tied, so the votes show no difference"
+        return f"won {self.won:,}, tied {self.tied:,}, lost {self.lost:,}"
+
+
+def met(votes: Sequence[Vote], model: str, other: str) -> Met:
+    """The battles of `model` with `other` alone."""
+    theirs = [vote for vote in votes if {vote.model_a, vote.model_b} == {model, other}]
+    winners = [{"model_a": vote.model_a, "model_b": vote.model_b}.get(vote.winner) for vote in theirs]
+    return Met(winners.count(model), winners.count(None), winners.count(other))

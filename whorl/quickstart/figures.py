@@ -18,6 +18,7 @@ from whorl.base.errors import FaultError
 from whorl.base.logbook import Logbook
 from whorl.base.nouns import Conversation, SamplingParams
 from whorl.base.progress import say
+from whorl.base.results import meets
 from whorl.data.tokenset import TokenSplit
 from whorl.evals.baselines import NGram, xz_bits, zlib_bits
 from whorl.evals.evaluation import Report, evaluate
@@ -39,7 +40,8 @@ CACHE_GB = 0.25  # of the server that is asked
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the table. `floor` None: shown beside, not judged; `applies` "" or why not measured."""
+    """One row of the table. `floor` None: shown beside, not judged; `note`: why it was not measured, or what
+    is to be known beside it."""
 
     name: str
     value: float = math.nan
@@ -54,7 +56,7 @@ class Figure:
     def met(self) -> bool | None:
         if self.floor is None or math.isnan(self.value):
             return None
-        return self.value < self.floor if self.lower_is_better else self.value >= self.floor
+        return meets(self.value, self.floor, lower_is_better=self.lower_is_better)
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ def measure_figures(
     rows = likelihood_rows(base_dir, corpus, cases)
     reports = asyncio.run(ask_served(model_dir, course.tasks)).tasks
     digits, arithmetic = reports[:2]
-    rows.append(_share("digits read from images never seen", digits.score, 96))
-    rows.append(_share("arithmetic on unseen operands, through the calculator", arithmetic.score, 98))
-    calls, answers = "right look-up call for unseen names", "answer repeats the documented first sentence"
+    rows.append(_share("digits read from unseen images", digits.score, 96))
+    rows.append(_share("arithmetic on unseen operands, with the calculator", arithmetic.score, 98))
+    calls, answers = "correct look-up call for unseen names", "answer repeats the documented first sentence"
     if course.lookups is None:
         why = "does not apply: the documents have too few titles"
         rows += [Figure(calls, floor=95, note=why), Figure(answers, floor=80, note=why)]
@@ -124,7 +126,7 @@ async def score_served(
 def check_weights(card: Mapping[str, Any], address: str, model_dir: Path) -> None:
     """FaultError where the server at `address`, by its model's card, has other weights than the directory."""
     if card.get("weight_version") != weight_version(model_dir):
-        raise FaultError(f"{address} serves other weights than {model_dir}; start again")
+        raise FaultError(f"{address} serves other weights than {model_dir}; run the command again")
 
 
 def likelihood_rows(model_dir: Path, corpus: Corpus, cases: int) -> list[Figure]:
@@ -145,7 +147,7 @@ def likelihood_rows(model_dir: Path, corpus: Corpus, cases: int) -> list[Figure]
     ours = Estimate.ratio(model_bits, sizes)
     rows = [
         ("held-out bits per byte", ours, zlib.mean, "floor: zlib -9 of each document alone"),
-        ("  a 5-gram model of the same tokens", Estimate.ratio(ngram_bits, sizes), None, "beside it"),
+        ("  a 5-gram model of the same tokens", Estimate.ratio(ngram_bits, sizes), None, "for comparison"),
     ]
     figures = [
         Figure(name, value.mean, value.standard_error, value.n, floor, True, "bits/byte", note)
@@ -153,7 +155,7 @@ def likelihood_rows(model_dir: Path, corpus: Corpus, cases: int) -> list[Figure]
     ]
     xz = xz_bits(texts) / sum(sizes)
     return [*figures, Figure("  xz -9 of all of them", xz, cases=len(texts), lower_is_better=True,
-                             unit="bits/byte", note="beside it")]  # fmt: skip
+                             unit="bits/byte", note="for comparison")]  # fmt: skip
 
 
 def _up_to(split: TokenSplit, limit: int) -> list[int]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import median
 
-from whorl.base.logbook import Logbook
+from whorl.base.logbook import Logbook, read_metrics, series
 from whorl.base.nouns import Conversation, SamplingParams
 from whorl.base.progress import progress, say
 from whorl.data.batch import Sample
@@ -53,6 +54,11 @@ def pretrain(config: QuickstartConfig, plan: Plan, corpus: Corpus, run: Path, lo
     if not state.left:
         _save(model, run / "base", corpus.tokenizer, logbook, state)
     return state
+
+
+def reached_rate(run: Path) -> float:
+    """Tokens/s of the middle one of a training's steps."""
+    return median(series(read_metrics(run), "tokens_per_second")[1])
 
 
 def continuations(model: Decoder, tokenizer: Tokenizer) -> list[tuple[str, str]]:

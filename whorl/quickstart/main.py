@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
@@ -23,12 +24,13 @@ from whorl.quickstart.config import QuickstartConfig
 from whorl.quickstart.corpus import Corpus, build_corpus, check_paths
 from whorl.quickstart.ending import stay
 from whorl.quickstart.figures import Figure, Figures, measure_figures
-from whorl.quickstart.learning import learn_chat, pretrain
+from whorl.quickstart.learning import learn_chat, pretrain, reached_rate
 from whorl.quickstart.lessons import plan_course
-from whorl.quickstart.plan import ROUND_TRIP, Plan, make_plan, plan_round_trip
+from whorl.quickstart.plan import ROUND_TRIP, Plan, make_plan, plan_chat, plan_round_trip
 from whorl.quickstart.round_trip import RoundTrip, move_models
 from whorl.quickstart.stages import MemoryWatch, Stages
 from whorl.quickstart.table import LEFT_OUT, run_rows, stage_lines, table_lines
+from whorl.train.loop import TrainState
 
 
 def quickstart(config: QuickstartConfig) -> Figures:
@@ -43,7 +45,7 @@ def quickstart(config: QuickstartConfig) -> Figures:
     with MemoryWatch() as memory, Logbook(run) as logbook:
         stages = Stages(run, logbook, memory)
         if all(stages.done(name) for name in ("figures", *([] if config.no_round_trip else ROUND_TRIP))):
-            say(f"{run} is finished; --fresh begins anew")
+            say(f"{run} is finished; --fresh starts over")
         else:
             logbook.config(config)
             if not _train(config, run, votes, stages, logbook):
@@ -71,16 +73,23 @@ def _train(config: QuickstartConfig, run: Path, votes: Path, stages: Stages, log
         for place, hash in inputs_of(corpus).items():
             logbook.event("data", name=place, hash=hash)
         say(f"{len(course.entries):,} names to look up; left out: {dict(course.left_out)}")
-    for name, work in (
-        ("pretrain", lambda book: pretrain(config, plan, corpus, run, book)),
-        ("chat", lambda book: learn_chat(config, plan, corpus, course, run, book)),
-    ):
+    works: dict[str, Callable[[Plan, Logbook], TrainState]] = {
+        "pretrain": lambda plan, book: pretrain(config, plan, corpus, run, book),
+        "chat": lambda plan, book: learn_chat(config, plan, corpus, course, run, book),
+    }
+    for name, work in works.items():
         if stages.done(name):
             continue
+        if name == "chat":
+            planned = plan.chat_steps
+            plan = plan_chat(
+                plan, stages.seconds("chat", "figures", *ROUND_TRIP), reached_rate(run / "pretrain")
+            )
+            say(f"{plan.chat_steps} chat steps fit into the time that is left; {planned} were planned")
         began = time.monotonic()
         with stages.stage(name, plan.budget[name]) as kept, Logbook(run / name) as book:
             book.config(config, inputs_of(corpus, run if name == "chat" else None))
-            state = work(book)
+            state = work(plan, book)
             reason = {"reason": "signal"} if state.left else {}
             book.event("finish", step=state.step, seconds=time.monotonic() - began, **reason)
             kept["value"], kept["left"] = state.loss, state.left
@@ -93,7 +102,7 @@ def _train(config: QuickstartConfig, run: Path, votes: Path, stages: Stages, log
     if trip is not None:
         asked, dtype = course.arena_tasks, plan.dtype
         with (
-            Store.open(votes) as store,
+            Store.open(votes, backups=votes.parent / "backups") as store,
             closing(RoundTrip(run, store, trip, asked, stages, logbook, config.seed, dtype)) as back,
         ):
             if not back.go():
@@ -116,7 +125,7 @@ def _put_aside(run: Path, votes: Path) -> None:
     before = run.resolve()
     run.rename(aside)
     if votes.exists():
-        with Store.open(votes) as store:
+        with Store.open(votes, backups=votes.parent / "backups") as store:
             move_models(store, before, aside.resolve())
     say(f"the earlier run is now {aside}")
 

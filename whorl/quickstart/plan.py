@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -28,13 +28,22 @@ BATCH_TOKENS = 4096
 SEQUENCE = 512
 IMAGES = ImageConfig(patch_size=8, max_size=32, breaks=False)
 # (d_model, layers, d_ff), the largest first. The first of MEASURED and those after it whose training
-# fits is taken; the ones before it need twice the time to spare.
+# fits is taken; the ones before it need twice the time to spare. A run that is too short for any but the last
+# measures that one: measuring must not take longer than the run.
 SHAPES = ((448, 8, 1216), (320, 6, 864), (256, 5, 704), (192, 4, 512))
-MEASURED = 1
+MEASURED, SHORT_MINUTES = 1, 1.0
 # Share of the run's time each part may take; what is left over is a margin for a noisy machine.
-SHARES = {"data": 0.05, "pretrain": 0.17, "chat": 0.43, "figures": 0.15}
+SHARES = {"data": 0.05, "pretrain": 0.17, "chat": 0.43, "figures": 0.13}
 WANTED = {"pretrain": 800_000, "chat": 1_500_000}  # tokens below which the floors were not met in trials
-MEASURED_STEPS = 7
+MEASURED_STEPS, LEAST_STEPS = 7, 10
+# Small layers use a machine less well: 2.65 times the tokens/s were seen at 3.36 times fewer FLOPs.
+SMALLER = 0.8
+# Of the time, for what surrounds the chat's steps (compiling, making samples, saving); and times the
+# planned steps, which are more than enough where the machine turns out to be faster.
+MARGIN, MOST_CHAT = 0.05, 2.0
+# Half of a chat's tokens, its prompts, need no logits: 1.16 times pre-training's tokens/s were seen at the
+# smallest shape, where these cost most.
+CHAT_FASTER = 1.1
 # The round trip comes on top: shares of the same time, and how many battles are fought in ten minutes' run.
 ROUND_TRIP = {"arena": 0.08, "dpo": 0.06, "rematch": 0.06}
 BATTLES = {"train": 200, "rate": 150, "rematch": 250}
@@ -91,8 +100,21 @@ class RoundTripPlan:
         return (
             f"then the round trip, {duration(sum(self.budget.values()))} more: "
             + ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.budget.items())
-            + f"; {sum(self.battles.values())} battles (--no-round-trip leaves it out)"
+            + f"; {sum(self.battles.values())} battles (--no-round-trip skips it)"
         )
+
+
+def plan_chat(plan: Plan, spent: float, rate: float) -> Plan:
+    """The plan with the chat steps that fit into the time left before the figures, `spent` seconds into the
+    run, given the tokens/s that pre-training reached: a few steps measured beforehand may tell another rate
+    than minutes of them."""
+    rate *= CHAT_FASTER
+    surroundings = MARGIN * 60 * plan.minutes
+    left = 60 * plan.minutes - plan.budget["figures"] - spent
+    fitting = int((left - surroundings) * rate / BATCH_TOKENS)
+    steps = max(LEAST_STEPS, min(fitting, int(MOST_CHAT * plan.chat_steps)))
+    budget = plan.budget | {"chat": steps * BATCH_TOKENS / rate + surroundings}
+    return replace(plan, chat_steps=steps, budget=budget)
 
 
 def plan_round_trip(minutes: float) -> RoundTripPlan:
@@ -117,15 +139,17 @@ def model_config(shape: tuple[int, int, int], image_token: int, vocabulary: int 
 
 
 def make_plan(config: QuickstartConfig, logbook: Logbook) -> Plan:
-    """Measure one shape's training step, scale to the others by their FLOPs, and take the largest that
-    sees enough tokens in its time."""
+    """Measure one shape's training step, scale to the others by their FLOPs (to smaller ones by less), and
+    take the largest that sees enough tokens in its time."""
     seconds = config.minutes * 60
     budget = {name: share * seconds for name, share in SHARES.items()}
-    rate, dtype = measure(SHAPES[MEASURED], config, logbook)
-    measured_flops = _flops(SHAPES[MEASURED])
+    probed = MEASURED if config.minutes >= SHORT_MINUTES else len(SHAPES) - 1
+    rate, dtype = measure(SHAPES[probed], config, logbook)
+    measured_flops = _flops(SHAPES[probed])
     for number, shape in enumerate(SHAPES):
         spare = 2.0 if number < MEASURED else 1.0
-        scaled = rate * measured_flops / _flops(shape)
+        times = measured_flops / _flops(shape)
+        scaled = rate * (times**SMALLER if times > 1 else times)
         enough = all(scaled * budget[name] >= spare * wanted for name, wanted in WANTED.items())
         if enough:
             break
@@ -133,9 +157,10 @@ def make_plan(config: QuickstartConfig, logbook: Logbook) -> Plan:
     if not enough:
         minutes = max(wanted / (scaled * SHARES[name]) for name, wanted in WANTED.items()) / 60
         warning = (
-            f"{config.minutes:g} minutes are too few for all floors here; --minutes {minutes:.0f} would do"
+            f"{config.minutes:g} minutes are too few to reach all targets here; --minutes"
+            f" {minutes:.0f} would do"
         )
-    steps = {name: max(10, int(scaled * budget[name] / BATCH_TOKENS)) for name in WANTED}
+    steps = {name: max(LEAST_STEPS, int(scaled * budget[name] / BATCH_TOKENS)) for name in WANTED}
     parameters = sum(p.numel() for p in Decoder(model_config(shape, image_token=0)).parameters())
     return Plan(*shape, steps["pretrain"], steps["chat"], scaled, parameters, dtype, budget, warning)
 

@@ -13,14 +13,15 @@ import asyncio
 import json
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from whorl.arena.journal import Journal
+from whorl.arena.scripted import Question, Ring, Tasks, questions
 from whorl.arena.store.exporting import PAIRS, export
 from whorl.arena.store.store import Store
 from whorl.base.client import OpenAIClient
@@ -31,13 +32,12 @@ from whorl.base.progress import say
 from whorl.evals.serving import served
 from whorl.post.config import DpoConfig, DpoTrainConfig
 from whorl.post.dpo import dpo
+from whorl.post.pairs import SIDES
+from whorl.post.sampled import TRACES
 from whorl.quickstart.arena_rows import arena_rows
-from whorl.quickstart.battles import Journal, Posed, Ring, posed
 from whorl.quickstart.figures import CALL_TOKENS, check_weights, log_figures
 from whorl.quickstart.plan import BATCH_TOKENS, SEQUENCE, RoundTripPlan
 from whorl.quickstart.stages import Stages
-from whorl.tasks.task import Task
-from whorl.tools.definition import Tool
 from whorl.train.config import OptimConfig, ScheduleConfig
 
 DIRECTORIES = {"base": "base", "chat": "model", "dpo": "dpo/model"}  # of the run, by the model's part in it
@@ -49,8 +49,6 @@ ARENA_CACHE_GB = 0.1  # of each server: its share of the battles under way, in f
 # it does not know. In trials with pairs of its own mistakes, too, twice these rates lost more than they won.
 EPOCHS, NLL, LR, MUON_LR = 1.0, 0.2, 5e-5, 5e-4
 
-Asked = Sequence[tuple[Task, Sequence[Tool]]]
-
 
 @dataclass
 class RoundTrip:
@@ -59,7 +57,7 @@ class RoundTrip:
     run: Path
     store: Store
     plan: RoundTripPlan
-    tasks: Asked
+    tasks: Tasks
     stages: Stages
     logbook: Logbook
     seed: int = 0
@@ -97,17 +95,17 @@ class RoundTrip:
     def close(self) -> None:
         self.journal.close()
 
-    def prompts(self, round: str) -> list[Posed]:
+    def prompts(self, round: str) -> list[Question]:
         """The round's prompts. Where there are few held-out ones, the rematch has its share of them."""
         battles = self.plan.battles
         if round == TRAIN:
-            return posed(self.store, self.tasks, "train", battles["train"])
+            return questions(self.store, self.tasks, "train", battles["train"])
         wanted = battles["rate"] + battles["rematch"]
-        held = posed(self.store, self.tasks, "rate", wanted)
+        held = questions(self.store, self.tasks, "rate", wanted)
         first = len(held) * battles["rate"] // wanted
         return held[:first] if round == RATE else held[first:]
 
-    def play(self, rounds: dict[str, list[Posed]], *parts: str) -> None:
+    def play(self, rounds: dict[str, list[Question]], *parts: str) -> None:
         """The rounds between these of the run's models, each served meanwhile."""
         for part in parts:
             self.store.add_model(self.names[part], address=str(self.directory(part)))
@@ -115,13 +113,13 @@ class RoundTrip:
             with shared_cores(len(parts)):
                 asyncio.run(self._play(rounds, parts))
 
-    async def _play(self, rounds: dict[str, list[Posed]], parts: Sequence[str]) -> None:
+    async def _play(self, rounds: dict[str, list[Question]], parts: Sequence[str]) -> None:
         ring = Ring(self.store, self.journal, self.seed, SamplingParams(max_tokens=CALL_TOKENS))
         async with AsyncExitStack() as stack:
             clients = {}
             for part in parts:
                 address = stack.enter_context(served(self.directory(part), "--memory", str(ARENA_CACHE_GB)))
-                client = await stack.enter_async_context(OpenAIClient(address))
+                client = await stack.enter_async_context(OpenAIClient(address, traced=True))
                 check_weights(await client.connect(), address, self.directory(part))
                 clients[self.names[part]] = client
             for name, prompts in rounds.items():
@@ -131,19 +129,22 @@ class RoundTrip:
         return (self.run / DIRECTORIES[part]).resolve()
 
     def own_pairs(self) -> int:
-        """Keep what the export has of this run's battles, and nobody else's words, as pairs.jsonl; how many
-        there are. Once it is written it stays: a preference run goes on with the pairs that it began with."""
+        """Keep what the export has of this run's battles, and nobody else's words, as pairs.jsonl with their
+        traces beside them; how many there are. Once it is written it stays: a preference run goes on with the
+        pairs that it began with."""
         place = self.run / FOLDER / OWN_PAIRS
         if not place.exists():
-            wanted, counts = self.journal.votes(TRAIN), Counter(pairs=0, silent=0)
-            with tempfile.TemporaryDirectory() as temporary, atomic_write(place) as file:
-                made = export(self.store, Path(temporary) / "export")
-                for record in read_jsonl(made.path / PAIRS):
-                    if record["id"] in wanted:
-                        counts["silent" if is_silent(record) else "pairs"] += 1
-                        if not is_silent(record):
-                            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self.logbook.event("data", name="preference pairs", counts=dict(counts))
+            wanted = self.journal.votes(TRAIN)
+            with tempfile.TemporaryDirectory() as temporary:
+                made = export(self.store, Path(temporary) / "export").path
+                own = [record for record in read_jsonl(made / PAIRS) if record["id"] in wanted]
+                kept = [record for record in own if not is_silent(record)]
+                named = {id for record in kept for side in SIDES for id in record.get(f"{side}_traces") or ()}
+                traces = [one for one in read_jsonl(made / TRACES) if one["trace"] in named] if named else []
+                write_jsonl(place.with_name(TRACES), traces)  # first: who has the pairs has their tokens
+                write_jsonl(place, kept)
+            counts = {"pairs": len(kept), "silent": len(own) - len(kept), "traces": len(traces)}
+            self.logbook.event("data", name="preference pairs", counts=counts)
         pairs = sum(1 for _ in read_jsonl(place))
         told = f"{pairs} pairs of a better and a worse reply"
         say(told if pairs else "no vote preferred one reply to the other: there is nothing to learn from")
@@ -164,6 +165,11 @@ def shared_cores(processes: int) -> Iterator[None]:
         del os.environ["OMP_NUM_THREADS"]
         if said is not None:
             os.environ["OMP_NUM_THREADS"] = said
+
+
+def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    with atomic_write(path) as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def is_silent(pair: dict[str, Any]) -> bool:

@@ -6,19 +6,19 @@ import math
 from dataclasses import replace
 
 from whorl.base.progress import duration
+from whorl.base.results import written, written_error, written_floor
 from whorl.quickstart.figures import Figure
 from whorl.quickstart.plan import ROUND_TRIP
 from whorl.quickstart.stages import Stages
 
 MEMORY_LIMIT = 4e9
 WHOLE = 1.5  # of the minutes a run is given, with its round trip
-LEFT_OUT = "left out: --no-round-trip"
-DIGITS = {"%": (1, 1), "points": (0, 0), "votes": (0, 0)}  # after the point, of value and standard error
+LEFT_OUT = "skipped: --no-round-trip"
 
 
 def run_rows(stages: Stages, minutes: float) -> list[Figure]:
     """The run's time and memory, as rows; `minutes` are those it was given up to its figures."""
-    whole = Figure("whole run, round trip included", note=LEFT_OUT)
+    whole = Figure("whole run, including the round trip", note=LEFT_OUT)
     if all(stages.done(name) for name in ROUND_TRIP):
         whole = replace(whole, value=stages.seconds() / 60, floor=WHOLE * minutes, lower_is_better=True,
                         unit="minutes", note="")  # fmt: skip
@@ -33,7 +33,7 @@ def run_rows(stages: Stages, minutes: float) -> list[Figure]:
 
 def table_lines(rows: list[Figure]) -> list[str]:
     """Aligned columns: figure, measured, standard error, cases, floor, and whether it is met."""
-    cells = [("figure", "measured", "± s.e.", "cases", "at least", "")] + [_cells(row) for row in rows]
+    cells = [("figure", "measured", "± s.e.", "cases", "target", "")] + [_cells(row) for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
     lines = []
     for row in cells:
@@ -45,20 +45,18 @@ def table_lines(rows: list[Figure]) -> list[str]:
 def _cells(row: Figure) -> tuple[str, str, str, str, str, str]:
     if math.isnan(row.value):
         return row.name, "—", "", "", _floor(row), row.note
-    digits, finer = DIGITS.get(row.unit, (2, 3))
-    value = f"{round(row.value, digits) + 0.0:.{digits}f} {row.unit}"  # + 0.0: no minus before a zero
-    error = "" if math.isnan(row.error) else f"{row.error:.{finer}f}"
-    verdict = {None: row.note, True: "met", False: "NOT MET"}[row.met]
-    return row.name, value, error, f"{row.cases:,}" if row.cases else "", _floor(row), verdict
+    error = "" if math.isnan(row.error) else written_error(row.error, row.unit)
+    verdict = {None: "", True: "met", False: "NOT MET"}[row.met]
+    verdict = ": ".join(part for part in (verdict, row.note) if part)
+    cases = f"{row.cases:,}" if row.cases else ""
+    return row.name, written(row.value, row.unit), error, cases, _floor(row), verdict
 
 
 def _floor(row: Figure) -> str:
     if row.floor is None:
         return ""
-    sign = "< " if row.lower_is_better else "≥ "
-    digits, _ = DIGITS.get(row.unit, (2, 3))
-    floor = round(row.floor, digits) + 0.0
-    return f"{sign}{row.floor:g} %" if row.unit == "%" else f"{sign}{floor:.{digits}f}"
+    floor = written_floor(row.floor, row.unit, lower_is_better=row.lower_is_better)
+    return floor if row.unit == "%" else floor.removesuffix(f" {row.unit}")  # the column before it has it
 
 
 def stage_lines(stages: Stages) -> list[str]:

@@ -39,7 +39,7 @@ class Example:
             raise DataError("example has no id")
         if self.kind == "reply" and self.conversation.messages[-1].role not in ("user", "tool"):
             raise DataError(
-                f"example {self.id!r}: the conversation must end where the assistant's turn begins"
+                f"example {self.id!r}: the conversation must end just before the assistant's turn"
             )
 
     @classmethod

@@ -38,13 +38,15 @@ from whorl.base.progress import say
 from whorl.parallel.group import Group
 from whorl.train.config import TrainConfig
 from whorl.train.optim import fill_state
+from whorl.train.setup import hash_frozen
 
 if TYPE_CHECKING:
+    from whorl.models.decoder import Decoder
     from whorl.train.loop import TrainState
     from whorl.train.setup import Setup
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+FOLDER, MANIFEST = "checkpoints", "manifest.json"
 PART, DAMAGED = ".part", ".damaged"
 UNSAVED = ("left", "losses")  # of a TrainState: what is this process's own
 
@@ -56,7 +58,7 @@ class Checkpoints:
         self, logbook: Logbook, config: TrainConfig, fingerprint: str, setup: Setup, group: Group
     ) -> None:
         run = group.first(str(logbook.path) if logbook.path else None)  # the other ranks' is null
-        self.directory = Path(run) / "checkpoints" if run else None
+        self.directory = Path(run) / FOLDER if run else None
         self.newest = ""  # the name of the last whole one
         self.logbook, self.config, self.fingerprint, self.setup, self.group = (
             logbook, config, fingerprint, setup, group,
@@ -127,8 +129,8 @@ class Checkpoints:
         if self.group.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
         raise FaultError(
-            f"the checkpoint of step {step} could not be written to {self.directory} ({problem}):"
-            " make room and run the same command to go on"
+            f"the checkpoint of step {step} could not be written to {self.directory} ({problem});"
+            " free some space and run the same command to continue"
         )
 
     def restore(self, state: TrainState) -> TrainState:
@@ -161,25 +163,13 @@ class Checkpoints:
         restored = type(state)(**{key: value for key, value in manifest["state"].items() if key in known})
         self.newest = place.name
         self.logbook.resume(restored.step, place.name)
-        say(f"going on from step {restored.step} ({place})")
+        say(f"resuming from step {restored.step} ({place})")
         self._tell_differences(manifest["config"], restored.step)
         return restored
 
     def _check(self, place: Path, manifest: dict[str, Any], target: dict[str, Tensor]) -> None:
-        remedy = "give the run a new name, or what it began with"
-        if manifest["data"] != self.fingerprint:
-            raise InputError(
-                f"{place} was trained on other data or in another order ({manifest['data'][:12]} is not"
-                f" {self.fingerprint[:12]}); {remedy}"
-            )
-        if manifest["frozen"] != self.setup.frozen:
-            raise InputError(f"{place} was trained on top of other frozen weights; {remedy}")
-        saved = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
         mine = {name: tuple(tensor.shape) for name, tensor in target.items()}
-        for name in sorted(saved.keys() | mine.keys()):
-            if saved.get(name) != mine.get(name):
-                has, wants = saved.get(name, "none"), mine.get(name, "none")
-                raise InputError(f"{place} has {name} {has}, and this run asks for {wants}; {remedy}")
+        _check_manifest(place, manifest, self.fingerprint, self.setup.frozen, mine)
 
     def _tell_differences(self, saved: dict[str, Any], step: int) -> None:
         before, now = _flat(saved), _flat(self.config.model_dump(mode="json"))
@@ -189,9 +179,48 @@ class Checkpoints:
             if before.get(key) != now.get(key)
         ]
         if changed:
-            text = f"settings differ from those of step {step} and are taken as asked: {', '.join(changed)}"
+            text = f"settings differ from those of step {step}; using the new ones: {', '.join(changed)}"
             say(text)
             self.logbook.event("note", text=text, step=step)
+
+
+def check_resumable(run: Path, fingerprint: str, model: Decoder) -> None:
+    """`InputError` where the run's newest checkpoint is of other data or of another model, before anything of
+    the run is written. Whether its files are whole is seen later, where they are read."""
+    places = _whole(run / FOLDER) if (run / FOLDER).is_dir() else []
+    if not places or not (places[-1] / MANIFEST).exists():
+        return
+    try:
+        manifest = read_json(places[-1] / MANIFEST)
+        saved = {name: shape for name, shape in manifest["tensors"].items() if name.startswith("model.")}
+        known = {"data": manifest["data"], "frozen": manifest["frozen"], "tensors": saved}
+    except (DataError, KeyError, TypeError):
+        return
+    mine = {f"model.{name}": tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    _check_manifest(places[-1], known, fingerprint, hash_frozen(model), mine)
+
+
+def has_checkpoint(run: Path) -> bool:
+    return (run / FOLDER).is_dir() and bool(_whole(run / FOLDER))
+
+
+def _check_manifest(
+    place: Path, manifest: dict[str, Any], fingerprint: str, frozen: str, mine: dict[str, tuple[int, ...]]
+) -> None:
+    """`InputError` where a checkpoint is not of these data, frozen weights and trained tensors."""
+    remedy = "choose a new --name, or give the original inputs"
+    if manifest["data"] != fingerprint:
+        raise InputError(
+            f"{place} was trained on different data or in a different order ({manifest['data'][:12]} is not"
+            f" {fingerprint[:12]}); {remedy}"
+        )
+    if manifest["frozen"] != frozen:
+        raise InputError(f"{place} was trained on top of different frozen weights; {remedy}")
+    saved = {name: tuple(shape) for name, shape in manifest["tensors"].items()}
+    for name in sorted(saved.keys() | mine.keys()):
+        if saved.get(name) != mine.get(name):
+            has, wants = saved.get(name, "none"), mine.get(name, "none")
+            raise InputError(f"{place} has {name} {has}, but this run needs {wants}; {remedy}")
 
 
 def _tensors(setup: Setup) -> dict[str, Tensor]:
@@ -258,7 +287,7 @@ def _damage(place: Path) -> str:
             )
         own, hashes = manifest.pop("own"), manifest["sha256"]
     except (DataError, KeyError, TypeError) as error:
-        return f"{MANIFEST} is not whole: {error}"
+        return f"{MANIFEST} is incomplete: {error}"
     if sha256_json(manifest) != own:
         return f"{MANIFEST} does not match its hash"
     for name, digest in hashes.items():

@@ -70,7 +70,7 @@ def decide(
     wanted = config.compile == "on" if config.compile != "auto" else kept.compile if kept else True
     compiler = _compiler(device) if wanted else None
     if wanted and compiler is None and config.compile == "on":
-        raise InputError("train.compile is on, but no C++ compiler is found; install g++ or set it to auto")
+        raise InputError("train.compile is on, but no C++ compiler was found; install g++ or set it to auto")
     choices = Choices(
         device=device.type, dtype=dtype, compile=group.first(compiler is not None), threads=threads,
         kernel=group.first(native.status()), world=group.world, torch=str(torch.__version__), rates=known,
@@ -117,7 +117,7 @@ def _read(run: Path | None) -> Choices | None:
         return Choices(**found)
     except TypeError as error:
         raise DataError(
-            f"{place} does not hold a run's choices ({error}); remove it to measure anew"
+            f"{place} is not a valid record of a run's choices ({error}); remove it to measure again"
         ) from error
 
 
@@ -130,14 +130,17 @@ def _tell(kept: Choices | None, now: Choices, logbook: Logbook, config: TrainCon
             if old != getattr(after, name)
         ]
         if changed:
-            text = f"the run began otherwise, so its losses go on within rounding: {', '.join(changed)}"
+            text = (
+                "the run began with other choices, so its losses continue only within rounding:"
+                f" {', '.join(changed)}"
+            )
             say(text)
             logbook.event("note", text=text)
         return
     figures = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in now.rates.items())
     say(f"matmul {figures} GFLOP/s: {now.dtype}")
     logbook.event("measured", what="dtype", choice=now.dtype, figures=now.rates, unit="FLOP/s of matmul")
-    reason = "" if now.compile else "asked for" if config.compile == "off" else "no C++ compiler is found"
+    reason = "" if now.compile else "asked for" if config.compile == "off" else "no C++ compiler was found"
     if not now.compile and config.compile != "off":
         say(f"running eagerly: {reason}; install g++ for a faster step")
     logbook.event("measured", what="compile", choice="on" if now.compile else "off", reason=reason)

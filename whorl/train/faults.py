@@ -92,5 +92,5 @@ def _lost_peer(error: RuntimeError) -> bool:
 def _fault(text: str, logbook: Logbook, state: TrainState, checkpoints: Checkpoints) -> FaultError:
     with suppress(OSError):  # the logbook may lie on the disk that is full
         logbook.event("fault", text=text, step=state.step)
-    safe = f"{checkpoints.newest} is safe in {checkpoints.directory}" if checkpoints.newest else ""
+    safe = f"{checkpoints.newest} is saved in {checkpoints.directory}" if checkpoints.newest else ""
     return FaultError(f"{text}; {safe or 'there is no checkpoint yet'}")

@@ -98,7 +98,7 @@ def fit(
             bar.advance(1, loss=values["loss"], lr=values["lr"], **{"tok/s": values["tokens_per_second"]})
             if state.left:
                 logbook.event("signal", signal=state.left, step=state.step)
-                say(f"{state.left}: saved at step {state.step}; run the same command to go on")
+                say(f"{state.left}: saved at step {state.step}; run the same command to continue")
                 break
     return state
 

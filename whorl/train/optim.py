@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from whorl.kernels.wide import widened
 from whorl.parallel.wrap import shard_like, whole
 from whorl.train.config import OptimConfig
 
@@ -24,7 +25,7 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).to(dtype)
+    x = widened((matrices.mT if tall else matrices).to(dtype))
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT

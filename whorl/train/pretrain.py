@@ -26,6 +26,7 @@ from whorl.parallel.group import Group
 from whorl.parallel.launch import EXIT_RESUME
 from whorl.parallel.wrap import gather_state
 from whorl.text.tokenizer import Tokenizer
+from whorl.train.checkpoint import check_resumable
 from whorl.train.loop import Sampler, TrainState, fit
 from whorl.train.objectives import next_token
 from whorl.train.recipe import TrainRecipe
@@ -50,12 +51,15 @@ def pretrain(recipe: TrainRecipe) -> TrainState:
     ]  # fmt: skip
     validation = [batch for part in parts for batch in part.validation(recipe.validation_batches)]
     model = _model(recipe, sets[0].vocab_size)
+    batches = _mixed(recipe, parts)
+    # Nothing of the run is written before this: a start that is refused leaves it as it was.
+    check_resumable(run, batches.fingerprint, model)
     started = time.time()
     with Logbook(run) if group.rank == 0 else Logbook.null() as logbook:
         data = {directory: tokens.fingerprint for directory, tokens in zip(recipe.tokens, sets, strict=True)}
         logbook.config(recipe, data | ({"model": weight_version(recipe.start)} if recipe.start else {}))
         state = fit(
-            model, _mixed(recipe, parts), next_token, recipe.train, logbook,
+            model, batches, next_token, recipe.train, logbook,
             validation=validation, sample=_sampler(recipe, tokenizer) if recipe.prompts else None,
         )  # fmt: skip
         seconds = time.time() - started
@@ -80,7 +84,8 @@ def _open(recipe: TrainRecipe, group: Group) -> list[TokenSet]:
     for directory, tokens in zip(recipe.tokens, sets, strict=True):
         if tokens.tokenizer_hash != sets[0].tokenizer_hash:
             raise InputError(
-                f"{directory} was made by another tokenizer than {recipe.tokens[0]}; tokenise one of them"
+                f"{directory} was made with a different tokenizer from {recipe.tokens[0]}; tokenise"
+                " one of them"
                 f" again with --tokenizer {sets[0].tokenizer_directory}"
             )
     return sets
@@ -102,13 +107,13 @@ def _model(recipe: TrainRecipe, vocabulary: int) -> Decoder:
         if model.config.vocab_size < vocabulary:
             raise InputError(
                 f"{recipe.start} knows {model.config.vocab_size} tokens, and the data has {vocabulary};"
-                " tokenise it with the model's own tokenizer"
+                " tokenise the data with the model's tokenizer"
             )
         return model
     axes = recipe.model.model_dump(exclude_unset=True)
     if 0 < axes.get("vocab_size", 0) < vocabulary:
         raise InputError(
-            f"model.vocab_size is {axes['vocab_size']}, but the tokens have {vocabulary}; leave it out"
+            f"model.vocab_size is {axes['vocab_size']}, but the tokens have {vocabulary}; remove the setting"
         )
     axes["vocab_size"] = axes.get("vocab_size") or vocabulary
     axes["context"] = axes.get("context") or recipe.batch.sequence
@@ -150,7 +155,7 @@ def _result(
     tokens_a_byte = sum(split.tokens for split in held_out) / max(1, sum(split.bytes for split in held_out))
     bits = state.validation_loss / math.log(2) * tokens_a_byte
     cases = round(sum(batch.weight for batch in validation))
-    logbook.event("result", name="validation loss", value=state.validation_loss, unit="nats a token",
+    logbook.event("result", name="validation loss", value=state.validation_loss, unit="nats per token",
                   cases=cases, lower_is_better=True)  # fmt: skip
     logbook.event("result", name="bits per byte", value=bits, unit="bits", cases=cases, lower_is_better=True)
-    say(f"validation: {state.validation_loss:.3f} nats a token, about {bits:.2f} bits per byte")
+    say(f"validation: {state.validation_loss:.3f} nats per token, about {bits:.2f} bits per byte")

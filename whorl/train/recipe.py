@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from whorl.base.config import Config
+from whorl.base.runs import default_runs
 from whorl.models.config import ModelConfig
 from whorl.train.config import TrainConfig
 
@@ -15,46 +16,46 @@ class NewModel(ModelConfig):
     """The axes of a model that begins at random; what the tokens decide may be left out."""
 
     vocab_size: int = 0
-    """0: the tokens' own."""
+    """0: the vocabulary of the tokens."""
     context: int = 0
-    """Longest text the model is said to take; 0: batch.sequence."""
+    """The context length stored with the model; 0: batch.sequence."""
 
 
 class BatchConfig(Config):
     """A step is `micro_batches` batches of `length` tokens, on however many ranks."""
 
     length: int = Field(default=4096, ge=2)
-    """Tokens of a micro-batch: documents side by side."""
+    """Tokens per micro-batch; documents are packed."""
     sequence: int = Field(default=512, ge=1)
-    """Longer documents are cut into windows of it."""
+    """Longer documents are cut into windows of this many tokens."""
     micro_batches: int = Field(default=1, ge=1)
-    """Micro-batches of a step."""
+    """Micro-batches per step."""
 
 
 class TrainRecipe(Config):
     """`whorl train`: tokens in, a run directory with a model in it out."""
 
     name: str = ""
-    """The run's name; unless given, the recipe file's."""
-    runs: str = "runs"
-    """The folder runs are in."""
+    """The run's name; default: the recipe file's name."""
+    runs: str = Field(default_factory=default_runs)
+    """The folder for runs, inside $WHORL_WORKSPACE if that is set."""
     tokens: tuple[str, ...] = ()
-    """Directories that `whorl data tokenize` wrote, all by one tokenizer."""
+    """Directories written by `whorl data tokenize`, all with the same tokenizer."""
     weights: tuple[float, ...] = ()
-    """Shares of the directories in the mixture; empty: by their size."""
+    """Shares of the directories in the mixture; empty: proportional to size."""
     epochs: float | None = Field(default=None, gt=0)
-    """How often each directory may be seen; none: as often as the steps take."""
+    """How many times each directory may be seen; none: as often as the steps need."""
     start: str = ""
-    """A model directory to go on from, instead of [model]."""
+    """A model directory to start from, instead of [model]."""
     model: NewModel | None = None
-    """The axes of a new model."""
+    """The dimensions of a new model."""
     batch: BatchConfig = BatchConfig()
     validation_batches: int = Field(default=8, ge=0)
-    """Held-out batches of each directory to measure on."""
+    """Number of held-out batches per directory for validation."""
     prompts: tuple[str, ...] = ()
-    """Beginnings that the model goes on from every train.sample_every steps."""
+    """Prompts that the model continues every --train.sample-every steps."""
     sample_tokens: int = Field(default=48, ge=1)
-    """Tokens of each such sample at most."""
+    """Maximum tokens of each such sample."""
     train: TrainConfig
 
     @model_validator(mode="after")
@@ -62,7 +63,7 @@ class TrainRecipe(Config):
         if not self.tokens:
             raise ValueError("tokens is empty; name a directory that whorl data tokenize wrote")
         if bool(self.start) == (self.model is not None):
-            raise ValueError("give either start (a model directory) or [model] (a new one's axes)")
+            raise ValueError("give either start (a model directory) or [model] (the dimensions of a new one)")
         if self.weights and len(self.weights) != len(self.tokens):
             raise ValueError(
                 f"{len(self.weights)} weights are given for {len(self.tokens)} tokens directories"

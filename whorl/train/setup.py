@@ -59,7 +59,7 @@ def prepare(
     choices = decide(model.config, batches.length, config, device, logbook, group)
     model.to(device).train()
     model.compute_dtype = getattr(torch, choices.dtype)
-    frozen = _hash_frozen(model)
+    frozen = hash_frozen(model)
     wrapped = wrap(model, config.parallel, device, group)
     if choices.compile and (failure := _compile(model, wrapped, objective, example, device, logbook)):
         if config.compile == "on" or group.world > 1:  # one rank alone cannot change its mind
@@ -85,14 +85,14 @@ def run_device(config: TrainConfig, group: Group) -> torch.device:
         return device
     if group.local_rank >= torch.cuda.device_count():
         raise InputError(
-            f"{group.local_world} processes were asked for, and this machine has {torch.cuda.device_count()}"
+            f"{group.local_world} processes were requested, but this machine has {torch.cuda.device_count()}"
             " GPUs; lower --gpus, or train on the CPU with --train.device cpu"
         )
     torch.cuda.set_device(group.local_rank)
     return torch.device("cuda", group.local_rank)
 
 
-def _hash_frozen(model: Decoder) -> str:
+def hash_frozen(model: Decoder) -> str:
     """SHA-256 of the weights that are not trained, hence not in a checkpoint; "" where there are none."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():

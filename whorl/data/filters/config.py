@@ -11,12 +11,12 @@ class GopherQualityConfig(Config):
     """Rae et al. 2021 (arXiv:2112.11446), table A1 and appendix A.1.1: "quality filtering"."""
 
     min_words: int | None = Field(50, ge=0)
-    """Words that are not symbols alone."""
+    """Number of words that are not just symbols."""
     max_words: int | None = Field(100_000, ge=0)
     min_mean_word_length: float | None = Field(3.0, ge=0)
     max_mean_word_length: float | None = Field(10.0, ge=0)
     max_symbols_per_word: float | None = Field(0.1, ge=0)
-    """Hashes and ellipses, each."""
+    """Maximum ratio for hashes, and for ellipses."""
     max_bullet_lines: float | None = Field(0.9, ge=0, le=1)
     max_ellipsis_lines: float | None = Field(0.3, ge=0, le=1)
     min_alphabetic_words: float | None = Field(0.8, ge=0, le=1)
@@ -42,12 +42,12 @@ class C4Config(Config):
     """Raffel et al. 2020 (arXiv:1910.10683), section 2.2. Lines first, then what they leave."""
 
     terminal_punctuation: bool = True
-    """Keep only lines that end a sentence."""
+    """Keep only lines that end with terminal punctuation."""
     min_line_words: int = Field(3, ge=0)
     max_word_length: int | None = Field(1000, ge=1)
     min_sentences: int | None = Field(5, ge=0)
     citations: bool = True
-    """Take [1], [edit] and [citation needed] out."""
+    """Remove [1], [edit] and [citation needed]."""
     lorem_ipsum: bool = True
     javascript: bool = True
     curly_bracket: bool = True

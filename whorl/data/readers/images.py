@@ -36,17 +36,17 @@ def _image_bytes(value: Any, field: str, folder: Path, config: ReadConfig) -> by
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
-        raise BadTextError("image", f"field {field!r} holds neither bytes, a data URI nor a path")
+        raise BadTextError("image", f"field {field!r} contains neither bytes, a data URI nor a path")
     if value.startswith("data:"):
         try:
             return ImagePart.from_data_uri(value).data
         except DataError as error:
             raise BadTextError("image", f"field {field!r}: {error}") from error
     if "://" in value:
-        raise BadTextError("image", f"field {field!r} is a web address; fetch the image and name the file")
+        raise BadTextError("image", f"field {field!r} is a web address; download the image and give its path")
     path = (folder / value).resolve()
     if not path.is_relative_to(folder.resolve()):  # a data set must not read the rest of the disk
-        raise BadTextError("image", f"field {field!r}: {value} lies outside the data file's folder")
+        raise BadTextError("image", f"field {field!r}: {value} is outside the data file's folder")
     try:
         if path.stat().st_size > config.max_record_bytes:
             raise BadTextError(

@@ -46,7 +46,7 @@ def read_jsonl(piece: Piece, config: ReadConfig) -> Iterator[Document | Reject]:
 
 def _damage(reader: RecordReader, problem: str, last: int, cut: bytes) -> Reject:
     reason = "truncated" if "cut short" in problem else "corrupt"
-    return reader.reject(reason, last, f"{problem}; lines after this one are lost", cut)
+    return reader.reject(reason, last, f"{problem}; lines after this one are skipped", cut)
 
 
 def _line_document(reader: RecordReader, raw: bytes, number: int) -> Document | Reject:
@@ -113,7 +113,7 @@ class _JsonValues:
             raise BadTextError("broken-json", "the array is not closed")
         if mark == "]":
             if not array:
-                raise BadTextError("broken-json", "a ] without its [")
+                raise BadTextError("broken-json", "a ] without a matching [")
             self._skip(1)
             if self._peek():
                 raise BadTextError("broken-json", "text after the array")
@@ -132,7 +132,7 @@ class _JsonValues:
                     raise BadTextError("broken-json", str(error)) from error
             if len(self._text) - self._at > self._limit:
                 raise BadTextError(
-                    "broken-json", f"no whole record within read.max_record_bytes ({self._limit:,})"
+                    "broken-json", f"no complete record within read.max_record_bytes ({self._limit:,})"
                 )
             self._more(max(_BLOCK, len(self._text) - self._at))  # doubling keeps retries linear
 

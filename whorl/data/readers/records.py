@@ -48,7 +48,7 @@ class RecordReader:
         """Why a table with these columns can give no document; None if it can."""
         if set(self.config.text_fields) <= set(names) or set(TURN_FIELDS) & set(names):
             return None
-        return f"fields are {', '.join(names)}; set read.text_fields to those that hold the text"
+        return f"fields are {', '.join(names)}; set read.text_fields to the ones that hold the text"
 
     def _document(self, record: dict[str, Any], index: int, line: int) -> Document:
         turns = next((name for name in TURN_FIELDS if isinstance(record.get(name), list)), None)
@@ -61,7 +61,7 @@ class RecordReader:
             text = "\n\n".join(self._field(record, name) for name in fields)
         text = clean(text)
         if not text.strip() and not images:
-            raise BadTextError("empty-text", f"{' and '.join(fields)}: only white space")
+            raise BadTextError("empty-text", f"{' and '.join(fields)}: only whitespace")
         left_out = {*self.config.image_fields, *(fields if len(fields) == 1 else ())}
         meta = {str(name): plain(value) for name, value in record.items() if name not in left_out}
         title = record.get(self.config.title_field)
@@ -90,7 +90,7 @@ def _turns_text(turns: list[Any], name: str) -> str:
         words = turn.get("content", turn.get("value")) if isinstance(turn, dict) else None
         if not isinstance(role, str) or not isinstance(words, str):
             raise BadTextError(
-                "conversation-form", f"{name}[{number}] has no plain role and text; train on it with sft"
+                "conversation-form", f"{name}[{number}] is not a plain role and text; use whorl sft for it"
             )
         told.append(f"{role}: {words}")
     return "\n\n".join(told)

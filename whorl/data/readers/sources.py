@@ -97,7 +97,7 @@ def discover(paths: Iterable[str | Path], config: ReadConfig) -> Iterator[Source
                 if isinstance(entry, SourceFile):
                     real = os.path.realpath(entry.path)
                     if real in seen:
-                        entry = Reject(source=entry.path, reason="listed-twice", detail="read once, above")
+                        entry = Reject(source=entry.path, reason="listed-twice", detail="already read above")
                     seen.add(real)
                 yield entry
 
@@ -132,10 +132,12 @@ def _walk(root: str, label: str, config: ReadConfig) -> Iterator[SourceFile | Re
         if _matches(below, config.exclude):
             yield Reject(source=path, reason="excluded", detail="matches read.exclude")
         elif name.startswith("."):
-            yield Reject(source=path, reason="hidden", detail="name it outright to read it")
+            yield Reject(source=path, reason="hidden", detail="give its path explicitly to read it")
         elif os.path.isdir(path):
             if os.path.islink(path):
-                yield Reject(source=path, reason="linked-folder", detail="name it outright to read it")
+                yield Reject(
+                    source=path, reason="linked-folder", detail="give its path explicitly to read it"
+                )
             else:
                 yield from _walk(path, below, config)
         elif config.include and not _matches(below, config.include):
@@ -156,5 +158,5 @@ def _classify(path: str, label: str, *, named: bool) -> SourceFile | Reject:
     if not os.path.isfile(path):
         return Reject(source=path, reason="not-a-file", detail="a socket, device, pipe or broken link")
     if kind is None and not named:
-        return Reject(source=path, reason="unknown-format", detail="its ending is not one Whorl reads")
+        return Reject(source=path, reason="unknown-format", detail="Whorl does not read this file type")
     return SourceFile(path=path, label=label, format=kind or "text", compression=compression)

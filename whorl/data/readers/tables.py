@@ -50,7 +50,7 @@ def read_csv(file: SourceFile, config: ReadConfig) -> Iterator[Document | Reject
                 index += 1
         if stream.problem:
             reason = "truncated" if "cut short" in stream.problem else "corrupt"
-            yield reader.reject(reason, source.number, f"{stream.problem}; rows after this line are lost")
+            yield reader.reject(reason, source.number, f"{stream.problem}; rows after this line are skipped")
         elif header is None and not source.number:
             yield reader.reject("empty-file", 0, "no header line")
 
@@ -95,7 +95,7 @@ class _CsvLines:
                 )
                 continue
             if self._stream.problem and not line.data.endswith(b"\n"):
-                detail = "the row was cut with the archive"
+                detail = "the row was cut off with the archive"
                 self._rejects.append(self._reader.reject("truncated", line.number, detail, line.data))
                 return
             self._raw.append(line.data)
@@ -131,7 +131,7 @@ def read_parquet(piece: Piece, config: ReadConfig) -> Iterator[Document | Reject
                     yield _parquet_row(reader, row, index)
                     index += 1
     except (pa.ArrowException, OSError) as error:
-        detail = f"{str(error).splitlines()[0][:300]}; rows after this one are lost"
+        detail = f"{str(error).splitlines()[0][:300]}; rows after this one are skipped"
         yield reader.reject("corrupt", index, detail)
 
 

@@ -85,7 +85,7 @@ def read_whole(file: SourceFile, config: ReadConfig) -> Iterator[Document | Reje
         if text.strip():
             yield _document(file, text)
         else:
-            yield reject("empty-text", "only white space")
+            yield reject("empty-text", "only whitespace")
 
 
 def _document(file: SourceFile, text: str) -> Document:

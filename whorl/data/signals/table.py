@@ -58,5 +58,5 @@ def _known(names: Iterable[str]) -> Iterable[str]:
     for name in names:
         if name not in SIGNALS:
             nearest = get_close_matches(name, SIGNALS, n=1, cutoff=0.0)[0]
-            raise InputError(f"no signal is called {name!r}; the nearest is {nearest!r}")
+            raise InputError(f"there is no signal named {name!r}; the nearest is {nearest!r}")
         yield name
