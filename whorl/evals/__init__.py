@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from whorl.evals.baselines import NGram, xz_bits, zlib_bits
     from whorl.evals.evaluation import Report, evaluate, paired
-    from whorl.evals.finding import find_task
+    from whorl.evals.finding import find_task, find_tasks
     from whorl.evals.grading import Graded, TaskReport, grade_task
     from whorl.evals.judge import Verdict, ask, read_verdict
     from whorl.evals.judge_questions import Question, ask_questions, read_answers, read_questions
@@ -21,6 +21,7 @@ PUBLIC = {
     "Report": "evaluation",
     "paired": "evaluation",
     "find_task": "finding",
+    "find_tasks": "finding",
     "OwnTask": "own_task",
     "ask": "judge",
     "read_verdict": "judge",
@@ -43,8 +44,8 @@ PUBLIC = {
 }
 __all__ = [
     "Comparison", "Graded", "NGram", "OwnTask", "Question", "Report", "Score", "TaskReport", "Verdict", "ask",
-    "ask_questions", "compare_answers", "evaluate", "find_task", "grade_task", "paired", "read_answers",
-    "read_questions", "read_verdict", "score_answers", "served", "xz_bits", "zlib_bits",
+    "ask_questions", "compare_answers", "evaluate", "find_task", "find_tasks", "grade_task", "paired",
+    "read_answers", "read_questions", "read_verdict", "score_answers", "served", "xz_bits", "zlib_bits",
 ]  # fmt: skip
 
 

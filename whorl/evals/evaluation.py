@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,15 +15,17 @@ from whorl.base.client import Scored
 from whorl.base.errors import InputError
 from whorl.base.files import write_json
 from whorl.base.nouns import Conversation, Message, SamplingParams, Trace
-from whorl.base.progress import progress, say
-from whorl.evals.grading import Graded, TaskReport, grade_task
-from whorl.tasks.estimate import Estimate
+from whorl.base.progress import progress
+from whorl.base.results import without_nan
+from whorl.evals.grading import REFUSED, Graded, Refused, TaskReport, check_refused, grade_task, refused
+from whorl.tasks.estimate import Z95, Estimate
 from whorl.tasks.likelihood import bits_per_byte
-from whorl.tasks.task import Example, Task
+from whorl.tasks.task import Example, Grade, Task
 from whorl.tools.definition import Tool
 
 FORMAT = 1
 AT_ONCE = 32  # requests in flight
+SAME_SIGNS = 6  # 2 · ½⁶ is under 5 %: what so many cases all say is no chance
 
 
 class ReplyClient(Protocol):
@@ -41,25 +44,35 @@ class Report:
     tasks: tuple[TaskReport, ...]
 
     def figures(self) -> list[dict[str, Any]]:
-        """One row a task: its score, and bits per byte where it scores texts."""
+        """One row a task: its score, and bits per byte where it scores texts (those that were not refused),
+        with the standard error and the 95 % interval."""
         rows = []
         for report in self.tasks:
-            texts = all(case.example.kind == "text" for case in report.cases)
-            grades = [case.grade for case in report.cases]
-            score = bits_per_byte(grades) if texts else report.score
-            unit = "bits/byte" if texts else "share"
+            if report.of_texts:
+                score = bits_per_byte([case.grade for case in report.cases if not case.refused])
+            else:
+                score = report.score
+            low, high = _interval(report, score)
             rows.append({
-                "task": report.task, "unit": unit, "value": score.mean, "error": score.standard_error,
-                "cases": score.n,
+                "task": report.task, "unit": report.unit, "value": score.mean, "error": score.standard_error,
+                "low": low, "high": high, "cases": score.n,
+                "refused": sum(case.refused for case in report.cases),
             })  # fmt: skip
         return rows
 
     def save(self, path: str | Path) -> None:
         """Figures and every case: what was asked, what came, the grade and why."""
-        write_json(Path(path), {
+        write_json(Path(path), without_nan({
             "format": FORMAT, "model": self.model, "figures": self.figures(),
             "cases": [_case(report.task, case) for report in self.tasks for case in report.cases],
-        })  # fmt: skip
+        }))  # fmt: skip
+
+
+def _interval(report: TaskReport, score: Estimate) -> tuple[float, float]:
+    """Of 95 %. Wilson's where scores are 0 and 1: three of three right are no proof that all are."""
+    if not report.of_texts and all(case.grade.score in (0, 1) for case in report.cases):
+        return score.wilson()
+    return score.mean - Z95 * score.standard_error, score.mean + Z95 * score.standard_error
 
 
 async def evaluate(
@@ -75,20 +88,27 @@ async def evaluate(
     """Put each task's examples of `split` to the model, run the tools it calls, grade the ends.
 
     `limit` examples of each at most. A text's example is scored; its first token, which nothing
-    predicts, is left out.
+    predicts, is left out. What the server refuses is said and counts as 0; `InputError` where it refuses
+    all of a task.
     """
     params = params or SamplingParams(max_tokens=512)
     loop, gate = asyncio.get_running_loop(), asyncio.Semaphore(at_once)
 
     async def one(conversation: Conversation) -> Trace:
         async with gate:
-            return await client.reply(conversation, params)
+            try:
+                return await client.reply(conversation, params)
+            except InputError as error:
+                return Refused(message=Message(role="assistant"), why=str(error))
 
     async def many(conversations: list[Conversation]) -> list[Trace]:
         return list(await asyncio.gather(*(one(conversation) for conversation in conversations)))
 
     def reply(conversations: list[Conversation]) -> list[Trace]:
         return asyncio.run_coroutine_threadsafe(many(conversations), loop).result()
+
+    def here(grades: Coroutine[Any, Any, list[Grade]]) -> list[Grade]:
+        return asyncio.run_coroutine_threadsafe(grades, loop).result()
 
     reports = []
     for task, tools in tasks:
@@ -98,7 +118,8 @@ async def evaluate(
         if first.kind == "text":
             reports.append(await _score_texts(client, task, split, limit, gate))
         else:
-            reports.append(await asyncio.to_thread(grade_task, task, reply, tools, split=split, limit=limit))
+            graded = asyncio.to_thread(grade_task, task, reply, tools, split=split, limit=limit, run=here)
+            reports.append(await graded)
     return Report(model, tuple(reports))
 
 
@@ -110,7 +131,11 @@ async def _score_texts(
 
         async def one(example: Example) -> Graded:
             async with gate:
-                scored = await client.score(example.reference)
+                try:
+                    scored = await client.score(example.reference)
+                except InputError as error:
+                    bar.advance(1)
+                    return Graded(example, example.conversation, refused(str(error)))
             message = Message(role="assistant", content=(example.reference,))
             known = [(id, value) for id, value in zip(_ids(scored), scored.logprobs, strict=True)
                      if not math.isnan(value)]  # fmt: skip
@@ -121,7 +146,9 @@ async def _score_texts(
             bar.advance(1)
             return Graded(example, example.conversation, await task.grade(example, trace))
 
-        return TaskReport(task.name, tuple(await asyncio.gather(*map(one, examples))))
+        cases = await asyncio.gather(*map(one, examples))
+    check_refused(task.name, cases)
+    return TaskReport(task.name, tuple(cases))
 
 
 def _ids(scored: Scored) -> Sequence[int]:
@@ -130,13 +157,20 @@ def _ids(scored: Scored) -> Sequence[int]:
 
 
 def paired(report: TaskReport, base: TaskReport) -> Estimate:
-    """The mean difference of scores over the cases that both have, with its standard error: the same
-    questions on both sides, so that their difficulty cancels."""
-    theirs = {case.example.id: case.grade.score for case in base.cases}
-    both = [case for case in report.cases if case.example.id in theirs]
-    if not both:
-        raise InputError(f"task {report.task}: the two models were asked nothing in common")
-    differences = [case.grade.score - theirs[case.example.id] for case in both]
+    """The mean difference over the cases that both have, with its standard error: the same questions on both
+    sides, so that their difficulty cancels. Of scores; for texts of bits over bytes, without those that one
+    of the two refused."""
+    theirs = dict(_by_id(base))
+    both = [(case.grade, theirs[key]) for key, case in _by_id(report) if key in theirs]
+    pairs = [(mine, other.grade) for mine, other in both]
+    if report.of_texts:
+        pairs = [pair for pair in pairs if not any(REFUSED in grade.parts for grade in pair)]
+    if not pairs:
+        raise InputError(f"task {report.task}: the two models were given no common examples")
+    if report.of_texts:
+        bits = [mine.parts["bits"] - other.parts["bits"] for mine, other in pairs]
+        return Estimate.ratio(bits, [mine.parts["bytes"] for mine, _ in pairs])
+    differences = [mine.score - other.score for mine, other in pairs]
     n = len(differences)
     mean = math.fsum(differences) / n
     spread = math.fsum((value - mean) ** 2 for value in differences)
@@ -144,20 +178,28 @@ def paired(report: TaskReport, base: TaskReport) -> Estimate:
     return Estimate(mean=mean, standard_error=error, n=n)
 
 
+def _by_id(report: TaskReport) -> Iterator[tuple[tuple[str, int], Graded]]:
+    """Each case under its id and how many had this id before it: ids of a task of one's own may repeat."""
+    seen: Counter[str] = Counter()
+    for case in report.cases:
+        yield (case.example.id, seen[case.example.id]), case
+        seen[case.example.id] += 1
+
+
 def compare(report: Report, base: Report) -> list[dict[str, Any]]:
-    """One row a task: the paired difference and whether it is more than noise (two standard errors)."""
+    """One row a task, in order: the paired difference and whether it is more than noise (two standard errors;
+    where all differences are the same and so the error 0, as many cases as a sign test wants)."""
     if [one.task for one in report.tasks] != [one.task for one in base.tasks]:
-        say("the two reports hold other tasks; those in common are compared")
-    by_name = {one.task: one for one in base.tasks}
+        raise InputError("the two reports have different tasks; run the same tasks on both models")
     rows = []
-    for one in report.tasks:
-        if one.task in by_name:
-            found = paired(one, by_name[one.task])
-            clear = abs(found.mean) > 2 * found.standard_error
-            rows.append({
-                "task": one.task, "difference": found.mean, "error": found.standard_error, "cases": found.n,
-                "beyond_noise": clear,
-            })  # fmt: skip
+    for one, other in zip(report.tasks, base.tasks, strict=True):
+        found = paired(one, other)
+        clear = abs(found.mean) > 2 * found.standard_error
+        clear = clear and (found.standard_error > 0 or found.n >= SAME_SIGNS)
+        rows.append({
+            "task": one.task, "unit": one.unit, "difference": found.mean, "error": found.standard_error,
+            "cases": found.n, "beyond_noise": clear,
+        })  # fmt: skip
     return rows
 
 

@@ -45,6 +45,25 @@ NAMED: dict[str, Callable[[Tools], Found]] = {
 }  # fmt: skip
 
 
+def find_tasks(
+    words: Sequence[str], *, tools: Tools = "listed", judge: JudgeClient | None = None
+) -> list[Found]:
+    """The tasks of several words, each under a name of its own: files of one name go by their paths."""
+    found = [find_task(word, tools=tools, judge=judge) for word in words]
+    for place, (task, _) in enumerate(found):
+        same = [one for one, _ in found if one.name == task.name]
+        if len(same) > 1 and words.count(words[place]) == 1 and all(isinstance(one, OwnTask) for one in same):
+            for one in same:
+                assert isinstance(one, OwnTask)
+                one.name = str(one.path)
+    seen: dict[str, str] = {}
+    for word, (task, _) in zip(words, found, strict=True):
+        if task.name in seen:
+            raise InputError(f"{word} and {seen[task.name]} are the same task, {task.name}; give only one")
+        seen[task.name] = word
+    return found
+
+
 def find_task(word: str, *, tools: Tools = "listed", judge: JudgeClient | None = None) -> Found:
     """The task a word names, with the tools that are run for it. `tools` "listed" offers them in each
     conversation; "known" does not: the model has learnt which there are."""
@@ -62,7 +81,7 @@ def find_task(word: str, *, tools: Tools = "listed", judge: JudgeClient | None =
         made = resolve(word)
         task = made() if isinstance(made, type) else made
         if not isinstance(task, Task):
-            raise InputError(f"{word} is no task: it needs a name, examples and grade")
+            raise InputError(f"{word} is not a task: it needs name, examples and grade")
         return task, ()
     raise InputError(
         f"there is no task {word!r}{nearest(word, [*NAMED, 'gsm8k:PATH'])}; or a FILE.jsonl, module:name"

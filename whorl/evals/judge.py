@@ -72,9 +72,11 @@ def read_verdict(said: str, words: Mapping[str, Value]) -> Value | None:
     """The one verdict in a judge's reply: after each "verdict:" (in any case, decorated or not) stands one of
     `words` and nothing else on its line, and all of these mean the same. None otherwise.
 
-    Words of more than one letter are read in any case; "a" is an article, and no "A".
+    Words of more than one letter are read in any case; "a" is an article, and no "A". What a reasoning judge
+    thinks before it answers (<think>…</think>, where its server leaves that in the reply) decides nothing.
     """
-    parts = re.split(r"verdict\W{0,3}:", said, flags=re.IGNORECASE)[1:]
+    answer = said.rpartition("</think>")[2].partition("<think>")[0]
+    parts = re.split(r"verdict\W{0,3}:", answer, flags=re.IGNORECASE)[1:]
     folded = {word.casefold() if len(word) > 1 else word: value for word, value in words.items()}
     found = []
     for part in parts:
@@ -174,7 +176,10 @@ class KeptJudge:
         if Path(path).exists():
             for number, record in enumerate(read_jsonl(path), start=1):
                 if not isinstance(record, dict) or not isinstance(record.get("said"), str):
-                    raise DataError(f"{path}:{number}: no verdict of ours; give another file to keep them in")
+                    raise DataError(
+                        f"{path}:{number}: not a verdict written by whorl judge; give another file to"
+                        " store them in"
+                    )
                 self._known[str(record.get("asked"))] = record["said"]
         self._file = JsonLines(path)
 

@@ -57,12 +57,12 @@ def read_questions(
         question = _question(record, where)
         if question.id in seen:
             raise DataError(
-                f"{where}: question {question.id} is on {seen[question.id]} already; give it its own id"
+                f"{where}: question {question.id} is already on {seen[question.id]}; give it a unique id"
             )
         seen[question.id] = where
         questions.append(question)
     if not questions:
-        raise InputError(f"{path} holds no question; write one JSON object a line")
+        raise InputError(f"{path} contains no questions; write one JSON object per line")
     if references is not None:
         known = {
             id: turns for _, answers in read_answers(references).items() for id, turns in answers.items()
@@ -83,7 +83,7 @@ def _question(record: Any, where: str) -> Question:
     if isinstance(record, DataError):
         raise record
     if not isinstance(record, dict):
-        raise DataError(f"{where}: a question is a JSON object with turns (or a prompt)")
+        raise DataError(f"{where}: a question must be a JSON object with turns (or a prompt)")
     id = str(record.get("question_id", record.get("id", where.rsplit("/", 1)[-1])))
     category = str(record.get("category") or "")
     before: tuple[Message, ...] = ()
@@ -93,7 +93,7 @@ def _question(record: Any, where: str) -> Question:
         before, turns = _prompt(record["prompt"], where)
     else:
         found = ", ".join(sorted(map(str, record))) or "none"
-        raise DataError(f"{where}: fields are {found}; a question has turns (a list of texts) or a prompt")
+        raise DataError(f"{where}: fields are {found}; a question needs turns (a list of texts) or a prompt")
     given = record.get("reference", record.get("references")) or []
     references = _texts([given] if isinstance(given, str) else given, f"{where}: reference", empty=True)
     if len(references) > len(turns):
@@ -108,7 +108,7 @@ def _prompt(given: Any, where: str) -> tuple[tuple[Message, ...], tuple[str, ...
         raise DataError(f"{where}: prompt must be a text or a list of messages")
     conversation = read_conversation({"messages": given}, where)
     if conversation.images:
-        raise DataError(f"{where}: the prompt has images, and a judge is asked in words alone; drop it")
+        raise DataError(f"{where}: the prompt has images, but judges get text only; drop the question")
     *before, last = conversation.messages
     if last.role != "user":
         raise DataError(f"{where}: the prompt must end with the user's turn, not the {last.role}'s")
@@ -131,13 +131,13 @@ def read_answers(path: str | Path) -> dict[str, dict[str, tuple[str, ...]]]:
         choices = record.get("choices") if isinstance(record, dict) else None
         first = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(first, dict) or "turns" not in first or "question_id" not in record:
-            raise DataError(f"{where}: an answer has question_id, model_id and choices[0].turns")
+            raise DataError(f"{where}: an answer needs question_id, model_id and choices[0].turns")
         turns = _texts(first["turns"], f"{where}: choices[0].turns", empty=True)
         models.setdefault(str(record.get("model_id") or Path(path).stem), {})[str(record["question_id"])] = (
             turns
         )
     if not models:
-        raise InputError(f"{path} holds no answer; write one JSON object a line")
+        raise InputError(f"{path} contains no answers; write one JSON object per line")
     return models
 
 

@@ -32,10 +32,18 @@ class OwnTask:
         self.name = self.path.stem
         self._examples = [_example(record, where) for where, record in read_records(self.path)]
         if not self._examples:
-            raise InputError(f"{path} holds no question; write one JSON object a line")
+            raise InputError(f"{path} contains no questions; write one JSON object per line")
+        seen: dict[str, str] = {}
+        for one in self._examples:
+            if one.id in seen:
+                raise DataError(
+                    f"{one.meta['where']}: the id {one.id!r} is already on {seen[one.id]}; give it a"
+                    " unique id, or none"
+                )
+            seen[one.id] = one.meta["where"]
         judged = next((one for one in self._examples if one.meta["grade"] == "judge"), None)
         if judged is not None and judge is None:
-            raise InputError(f"{path}: {judged.id} is graded by a judge; say which with --judge URL")
+            raise InputError(f"{path}: {judged.id} is graded by a judge; name one with --judge URL")
 
     def examples(self, split: str) -> Iterator[Example]:
         if split != "test":
@@ -67,21 +75,26 @@ def _folded(text: str) -> str:
 
 
 def _example(record: Any, where: str) -> Example:
+    if isinstance(record, DataError):  # a line that is no JSON, with what is wrong in it
+        raise record
     if not isinstance(record, dict):
-        raise DataError(f"{where}: a question is a JSON object with prompt, reference and grade")
+        raise DataError(f"{where}: a question must be a JSON object with prompt, reference and grade")
     unknown = sorted(set(record) - {"prompt", "reference", "grade", "id"})
     if unknown:
         raise DataError(
-            f"{where}: {unknown[0]!r} is no field of a question; there are prompt, reference, grade, id"
+            f"{where}: {unknown[0]!r} is not a field of a question; the fields are prompt,"
+            " reference, grade, id"
         )
     prompt, reference, grade = (record.get(name) for name in ("prompt", "reference", "grade"))
     if grade not in GRADES:
-        raise DataError(f"{where}: grade is {json.dumps(grade)}; it is one of {', '.join(GRADES)}")
+        raise DataError(f"{where}: grade is {json.dumps(grade)}; it must be one of {', '.join(GRADES)}")
     if not isinstance(reference, str) or not reference.strip():
         raise DataError(f"{where}: reference is missing or empty; write the right answer")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt else prompt
     if not isinstance(messages, list) or not messages:
         raise DataError(f"{where}: prompt is missing; write a text, or a list of messages")
     conversation = read_conversation({"messages": messages}, where)
-    id = str(record.get("id") or where.rsplit("/", 1)[-1])
-    return Example(id=id, conversation=conversation, reference=reference, meta={"grade": grade})
+    given = record.get("id")
+    id = where.rsplit("/", 1)[-1] if given is None or given == "" else str(given)
+    meta = {"grade": grade, "where": where}
+    return Example(id=id, conversation=conversation, reference=reference, meta=meta)

@@ -33,6 +33,7 @@ class _Server:
             stdout=subprocess.DEVNULL,
             text=True,
             errors="replace",
+            start_new_session=True,  # Ctrl-C in our terminal is for us: a chat stops a reply with it
         )
         self.said: list[str] = []
         self.address = ""
@@ -54,7 +55,9 @@ class _Server:
             return self.address
         if self._known.is_set():
             self.process.wait(STOP_SECONDS)  # it has closed its stderr, and so is about to end
-        last = next((line for line in reversed(self.said) if line), "it said nothing").removeprefix("whorl: ")
+        last = next((line for line in reversed(self.said) if line), "it printed nothing").removeprefix(
+            "whorl: "
+        )
         if self.process.poll() == 2:
             raise InputError(last)
         raise FaultError(f"the server did not start: {last}")

@@ -12,46 +12,48 @@ class LimitsConfig(Config):
     """What one request, and all of them together, may take."""
 
     body: int = Field(default=64 << 20, ge=1024)
-    """Bytes of a request's body."""
+    """Maximum size of a request body, in bytes."""
     choices: int = Field(default=16, ge=1)
-    """`n`, and prompts of one completions or embeddings request."""
+    """Maximum `n`, and maximum prompts per completions or embeddings request."""
     queue: int = Field(default=256, ge=1)
-    """Sequences of a model that run or wait; more are answered 429."""
+    """Maximum running and waiting sequences per model; beyond that, requests get a 429."""
     prepare_seconds: float = Field(default=20.0, gt=0)
-    """Time to render, tokenise and decode one request's prompt."""
-    preparers: int = Field(default=1, ge=1)
-    """Processes that do so, of each model."""
+    """Time limit for rendering, tokenising and decoding one request's prompt."""
+    preparers: int = Field(default=2, ge=1)
+    """Prompt-preparation processes per model; with only one, a large prompt delays all others."""
+    priority: int = 0
+    """The lowest `priority` a request may ask for. Lower runs first: below 0, clients may jump the queue."""
     drain_seconds: int = Field(default=30, ge=0)
-    """Time that requests are given to end when the server is asked to stop."""
+    """How long running requests may take to finish when the server is asked to stop."""
     keep_alive_seconds: float = Field(default=10.0, gt=0)
-    """A silent stream sends a comment after so long."""
+    """Seconds of silence before a keep-alive comment is sent on a stream."""
 
 
 class ServeConfig(Config):
     """One server."""
 
     models: tuple[str, ...]
-    """Model directories, each served under its name: the folder's, or `--name` for the first."""
+    """Model directories, each served under its folder's name (`--name` overrides it for the first)."""
     name: str | None = None
     """The first model's name in the API."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    """0: a free one."""
+    """0: any free port."""
     api_key_file: str | None = None
-    """A file with one key a line; then every route needs one, but /health and /ready."""
+    """A file with one key per line; every route except /health and /ready then requires a key."""
     metrics_key_file: str | None = None
-    """Likewise for /metrics alone; without it /metrics takes the API's keys."""
+    """The same, for /metrics only; without it, /metrics accepts the API keys."""
     trusted_proxy: tuple[str, ...] = ()
-    """Addresses whose forwarded headers are believed."""
+    """Proxy addresses whose forwarded headers are trusted."""
     root_path: str = ""
-    """The path that a proxy serves this under."""
+    """The path prefix under which a proxy serves this."""
     lenient: bool = False
-    """Ignore unknown parameters, naming them in a header, instead of refusing them."""
+    """Ignore unknown parameters and list them in a response header, instead of rejecting them."""
     end_with_stdin: bool = False
-    """End when standard input does: who started this has gone."""
+    """Exit when standard input closes, i.e. when the parent process is gone."""
     traces: str | None = None
-    """A file that gets one record of every chat reply: tokens, log-probs, weights."""
+    """A file to which one record per reply is appended: tokens, log-probs, weights."""
     engine: EngineConfig = EngineConfig()
-    """Every model's engine."""
+    """Engine settings, the same for every model."""
     limits: LimitsConfig = LimitsConfig()
-    """What requests may take."""
+    """Limits on requests."""

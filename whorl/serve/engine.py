@@ -8,21 +8,19 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor
 
-from whorl.base.errors import InputError
+from whorl.base.errors import InputError, one_line
 from whorl.base.posix import keep_freed_memory
-from whorl.base.progress import say
 from whorl.kernels.device import choose_device
-from whorl.models.config import ModelConfig
 from whorl.models.decoder import Decoder
-from whorl.models.directory import load, model_directory
+from whorl.models.directory import load
+from whorl.models.place import model_directory
 from whorl.models.quant_layer import QuantLinear
 from whorl.models.quantise import quantise
 from whorl.models.weights import weight_version
-from whorl.serve.cache import Cache, page_bytes
+from whorl.serve.cache import Cache, fit_cache
 from whorl.serve.engine_config import EngineConfig
 from whorl.serve.grammar import Grammars, Matcher
 from whorl.serve.lora import Adapters
@@ -34,8 +32,6 @@ from whorl.serve.scheduler import Chunk, Scheduler
 from whorl.serve.sequence import Sequence
 from whorl.text.template import ChatTemplate
 from whorl.text.tokenizer import Tokenizer
-
-GB = 1e9
 
 
 @dataclass
@@ -66,8 +62,8 @@ class Engine:
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.version, self.end_ids = version, frozenset(end_ids)
-        context, count = fit_cache(model.config, config, model.compute_dtype)
         device = model.embed.weight.device
+        context, count = fit_cache(model.config, config, model.compute_dtype, device)
         self.scheduler = Scheduler(
             Pages(count, config.page),
             budget=max(config.budget, config.most),
@@ -147,12 +143,14 @@ class Engine:
             self._check(request)
             matcher = self._matcher(request.grammar) if request.grammar else None
             seed = f"{self.version}/{self.adapters.versions.get(request.adapter, '')}".encode()
+            reply = Reply(request, self.tokenizer, self.end_ids)
             sequence = self.scheduler.add(request, seed)
         except InputError as error:
             self._refused.append(EngineEvent(id=request.id, error=str(error)))
-            return
-        reply = Reply(request, self.tokenizer, self.end_ids)
-        self._open[request.id] = _Open(sequence, reply, matcher)
+        except Exception as error:  # noqa: BLE001 - what one request holds is not the others' trouble
+            self._refused.append(fault(request.id, error))
+        else:
+            self._open[request.id] = _Open(sequence, reply, matcher)
 
     def abort(self, id: str) -> None:
         """Forget a request; unknown ids are ignored."""
@@ -182,7 +180,11 @@ class Engine:
         patches = sum(image.grid[0] * image.grid[1] for image in request.images)
         places = request.image_positions
         if patches and config.vision is None:
-            raise InputError("the request has images, and the model sees none; use one that does")
+            raise InputError("the request has images, but the model is text-only; use a multimodal one")
+        for image in request.images:
+            wanted = (image.grid[0] * image.grid[1], config.vision.patch_values if config.vision else 0)
+            if min(image.grid) < 1 or image.pixels.shape != wanted:
+                raise InputError(f"an image is {list(image.pixels.shape)} and must be {list(wanted)}")
         if len(places) != patches or len(request.images) != len(request.image_digests):
             raise InputError(f"the request has {len(places)} image positions for {patches} patches")
         if any(not 0 <= at < len(request.ids) for at in places) or list(places) != sorted(places):
@@ -210,7 +212,11 @@ class Engine:
         result = self.runner.step(chunks, allowed)
         spent = time.perf_counter() - computed
         for chunk in chunks:
-            event = self._after(chunk, result)
+            try:
+                event = self._after(chunk, result)
+            except Exception as error:  # noqa: BLE001 - it is this request's reply that cannot be made
+                event = fault(chunk.sequence.id, error)
+                self.abort(chunk.sequence.id)
             if event is not None:
                 events.append(event)
         self._counters["steps"] += 1
@@ -230,6 +236,9 @@ class Engine:
                 except InputError as error:
                     events.append(EngineEvent(id=id, error=str(error)))
                     self.abort(id)
+                except Exception as error:  # noqa: BLE001 - the matcher is this request's alone
+                    events.append(fault(id, error))
+                    self.abort(id)
         return allowed
 
     def _after(self, chunk: Chunk, result: StepResult) -> EngineEvent | None:
@@ -242,9 +251,10 @@ class Engine:
         if id in result.broken:
             self.abort(id)
             return EngineEvent(id=id, error=result.broken[id], fault=True)
-        one.prompt += result.prompts.get(id, [])
+        # What was kept of these tokens goes: a sequence that gave its pages away computes them again.
+        one.prompt[chunk.start :] = result.prompts.get(id, one.prompt[chunk.start :])
         if id in result.hidden:
-            one.hidden = result.hidden[id] + (0 if one.hidden is None else one.hidden)
+            one.hidden = result.hidden[id] + (one.hidden if chunk.start and one.hidden is not None else 0)
         if not chunk.samples:
             return None
         event = self._sampled(one, result.sampled[id]) if id in result.sampled else self._read(one)
@@ -295,7 +305,17 @@ class Engine:
     def _token(self, sampled: Sampled) -> Token:
         text = self.tokenizer.decode
         top = tuple((id, logprob, text([id])) for id, logprob in sampled.top)
-        return Token(id=sampled.token, logprob=sampled.logprob, text=text([sampled.token]), top=top)
+        return Token(
+            id=sampled.token, logprob=sampled.logprob, text=text([sampled.token]), top=top,
+            drawn=sampled.drawn, kept=sampled.kept,
+        )  # fmt: skip
+
+
+def fault(id: str, error: Exception) -> EngineEvent:
+    """The end of a request that the engine could not go on with."""
+    return EngineEvent(
+        id=id, error=f"the request failed: {type(error).__name__}: {one_line(error)}", fault=True
+    )
 
 
 def quantised(model: Decoder) -> str:
@@ -311,34 +331,3 @@ def has_template(directory: Path) -> bool:
     except InputError:
         return False
     return True
-
-
-def fit_cache(model: ModelConfig, config: EngineConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """(context, pages): what memory has room for. A context that does not fit is lowered, and said."""
-    own = model.context
-    if model.learned_positions:
-        own = min(own, model.learned_positions - model.position_offset)
-    context = min(config.context or own, own)
-    if config.context is not None and config.context > own:
-        say(f"context lowered from {config.context} to {own} tokens: the model was trained on no more")
-    one = page_bytes(model, config.page, dtype)
-    free = psutil.virtual_memory().available / 2 if config.memory is None else config.memory * GB
-    wanted = -(-context // config.page) * config.most
-    count = int(min(free // one, wanted))
-    if count < 1:
-        raise InputError(
-            f"--memory: {free / GB:.2f} GB holds no page of {config.page} tokens"
-            f" ({one / GB:.3f} GB each); give more"
-        )
-    if count * config.page < context:
-        lowered = count * config.page
-        say(
-            f"context lowered from {context} to {lowered} tokens: {free / GB:.2f} GB hold no more;"
-            " see --memory"
-        )
-        context = lowered
-    say(
-        f"cache: {count * config.page:,} tokens in {count * one / GB:.2f} GB,"
-        f" {count * config.page / context:.1f} full conversations of {context:,}"
-    )
-    return context, count

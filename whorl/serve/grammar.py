@@ -20,6 +20,7 @@ from whorl.text.tokenizer import Tokenizer
 
 MAX_SOURCE = 256 << 10  # characters of a schema or grammar
 MAX_DEPTH = 64  # of a JSON schema
+OPTIONS = "x-guidance"  # llguidance's own, among them one that passes over what it does not support
 LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
@@ -43,13 +44,13 @@ def json_schema_grammar(schema: Any, where: str) -> str:
 
 def regex_grammar(pattern: str) -> str:
     if len(pattern) > MAX_SOURCE:
-        raise InputError(f"regex has {len(pattern)} characters; at most {MAX_SOURCE} are read")
+        raise InputError(f"regex has {len(pattern)} characters; at most {MAX_SOURCE} are allowed")
     return str(llguidance.LLMatcher.grammar_from_regex(pattern))
 
 
 def lark_grammar(source: str) -> str:
     if len(source) > MAX_SOURCE:
-        raise InputError(f"grammar has {len(source)} characters; at most {MAX_SOURCE} are read")
+        raise InputError(f"grammar has {len(source)} characters; at most {MAX_SOURCE} are allowed")
     return str(llguidance.LLMatcher.grammar_from_lark(source))
 
 
@@ -72,7 +73,7 @@ def tool_call_grammar(tools: Sequence[dict[str, Any]], tokenizer: Tokenizer, nam
         )  # fmt: skip
     schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
     options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    body = json.dumps(schema | {"x-guidance": options})
+    body = json.dumps(schema | {OPTIONS: options})
     return f"start: {_spelt(CALL, tokenizer)} body {_spelt(CALLED, tokenizer)}\nbody: %json {body}\n"
 
 
@@ -84,23 +85,25 @@ def _spelt(marker: str, tokenizer: Tokenizer) -> str:
 
 def _check_schema(schema: Any, where: str) -> None:
     if not isinstance(schema, dict):
-        raise InputError(f"{where}: a JSON schema is an object, not {type(schema).__name__}")
+        raise InputError(f"{where}: a JSON schema must be an object, not {type(schema).__name__}")
     try:
         text = json.dumps(schema)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{where}: the JSON schema is no JSON: {error}") from error
+        raise InputError(f"{where}: the JSON schema is not valid JSON: {error}") from error
     if len(text) > MAX_SOURCE:
         raise InputError(
-            f"{where}: the JSON schema has {len(text)} characters; at most {MAX_SOURCE} are read"
+            f"{where}: the JSON schema has {len(text)} characters; at most {MAX_SOURCE} are allowed"
         )
     deepest, stack = 0, [(schema, 1)]
     while stack:
         value, depth = stack.pop()
         deepest = max(deepest, depth)
+        if isinstance(value, dict) and OPTIONS in value:
+            raise InputError(f"{where}: {OPTIONS} is reserved for the server; remove it")
         if isinstance(value, dict | list):
             stack += [(one, depth + 1) for one in (value.values() if isinstance(value, dict) else value)]
     if deepest > MAX_DEPTH:
-        raise InputError(f"{where}: the JSON schema is nested {deepest} deep; at most {MAX_DEPTH} is read")
+        raise InputError(f"{where}: the JSON schema is nested {deepest} deep; at most {MAX_DEPTH} is allowed")
 
 
 class Grammars:
@@ -138,7 +141,9 @@ class Matcher:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: self._vocab_size].astype(np.bool_)
         if self._matcher.is_error() or not allowed.any():
-            raise InputError(f"the grammar cannot go on: {' '.join(self._matcher.get_error().split())[:200]}")
+            raise InputError(
+                f"no token satisfies the grammar here: {' '.join(self._matcher.get_error().split())[:200]}"
+            )
         return allowed
 
     def accept(self, token: int) -> bool:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from whorl.base.errors import InputError
+from whorl.kernels.linear import linear
 from whorl.models.adapter import adapter_version, load_adapter
 from whorl.models.decoder import Decoder
+from whorl.models.init import without_values
 from whorl.models.lora_layer import adapters
 from whorl.serve.scheduler import Chunk
 
@@ -42,8 +43,7 @@ class AdaptedLinear(nn.Module):
             factors = self.factors.get(name)
             if factors is not None:
                 part = x[start:stop]
-                low = part @ factors.a.to(part.dtype).T
-                y[start:stop] += low @ factors.b.to(part.dtype).T * factors.scale
+                y[start:stop] += linear(linear(part, factors.a), factors.b) * factors.scale
         return y
 
 
@@ -60,13 +60,16 @@ class Adapters:
         """Load a PEFT directory; returns its version, the hash of its files. InputError or DataError
         name what does not fit, and nothing has changed then."""
         if not name or name in self.versions:
-            raise InputError(f"adapter name {name!r} is in use or empty; unload it first or take another")
+            raise InputError(f"adapter name {name!r} is in use or empty; unload it first or choose another")
         version = adapter_version(directory)
         loaded = load_adapter(self._twin(), directory)
         device = self._model.embed.weight.device
+        factors = {}
         for layer, adapter in adapters(loaded):
             a, b = (part.weight.detach().to(device) for part in (adapter.lora_a, adapter.lora_b))
-            self._layer(layer).factors[name] = _Factors(a, b, adapter.scale)
+            factors[layer] = _Factors(a, b, adapter.scale)
+        for layer, made in factors.items():
+            self._layer(layer).factors[name] = made
         self.versions[name] = version
         return version
 
@@ -96,7 +99,7 @@ class Adapters:
 
     def _twin(self) -> Decoder:
         """A decoder of the same shapes, its memory never touched: adapters are checked and read on it."""
-        with torch.device("meta"):
+        with without_values():
             twin = Decoder(self._model.config)
         twin.family = self._model.family
         return twin.to_empty(device="cpu")

@@ -99,11 +99,6 @@ class Pages:
             self._known[key.digest] = page
             self._pages[page].key = key
 
-    def forget_all(self) -> None:
-        """No prefix is known any more: the weights have changed."""
-        for page in list(self._known.values()):
-            self._forget(page)
-
     def _forget(self, page: int) -> None:
         key = self._pages[page].key
         if key is not None:

@@ -15,7 +15,11 @@ class Reply:
 
     def __init__(self, request: EngineRequest, tokenizer: Tokenizer, end_ids: Collection[int]) -> None:
         chat = request.kind == "chat"
-        self._stream = ReplyStream(tokenizer, thinking=request.thinking) if chat else TextStream(tokenizer)
+        self._stream = (
+            ReplyStream(tokenizer, thinking=request.thinking, held_to_calls=request.calls)
+            if chat
+            else TextStream(tokenizer)
+        )
         self._stop = StopText(request.params.stop)
         self._ends = end_ids
 

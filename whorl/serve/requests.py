@@ -35,6 +35,7 @@ class EngineRequest:
     adapter: str = ""  # "" is the model itself
     number: int = 0
     priority: int = 0  # lower goes first
+    calls: bool = False  # the grammar holds the reply to tool calls
     grammar: str = ""  # llguidance's grammar, as JSON; see whorl.serve.grammar
     top_logprobs: int = 0  # of the likeliest tokens beside each token
     prompt_logprobs: bool = False  # generate, and score the prompt too
@@ -46,13 +47,17 @@ class Token:
     """A token with the log-softmax of the model's logits at it (before temperature, penalties, masks).
 
     `text` is its own bytes' text, U+FFFD where they are no whole character. `top` are the likeliest
-    (id, log-prob, text) at its place. The first token of a prompt has log-prob NaN.
+    (id, log-prob, text) at its place. The first token of a prompt has log-prob NaN. `drawn` is a reply's
+    token's log-prob in the distribution that it was drawn from, which keeps `kept` of the vocabulary's tokens
+    (see `whorl.models.sampling.Choice`).
     """
 
     id: int
     logprob: float
     text: str = ""
     top: tuple[tuple[int, float, str], ...] = ()
+    drawn: float = 0.0
+    kept: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

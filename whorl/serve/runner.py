@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from whorl.base.errors import one_line
 from whorl.kernels.buckets import bucket
 from whorl.kernels.logits import likeliest
 from whorl.models.decoder import Decoder, Projection
-from whorl.models.sampling import Draw, choose
+from whorl.models.sampling import Choice, Draw, choose
 from whorl.models.vision import Features, Images
 from whorl.serve.cache import Cache, PagedContext
 from whorl.serve.decode_step import DecodeSteps
@@ -27,11 +29,14 @@ Top = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Sampled:
-    """A chosen token with its log-prob (of the model's own logits) and the likeliest at its place."""
+    """A chosen token with its log-prob (of the model's own logits), the likeliest at its place, and how it
+    was drawn: see `whorl.models.sampling.Choice`."""
 
     token: int
     logprob: float
     top: Top = ()
+    drawn: float = 0.0
+    kept: int = 1
 
 
 @dataclass
@@ -128,7 +133,7 @@ class Runner:
     def _features_of(self, sequence: Sequence) -> Tensor:
         if sequence.id not in self._features:
             given = sequence.request.images
-            pixels = torch.cat([torch.as_tensor(image.pixels, dtype=torch.float32) for image in given])
+            pixels = torch.cat([torch.tensor(image.pixels, dtype=torch.float32) for image in given])
             grids = torch.tensor([tuple(image.grid) for image in given], dtype=torch.int64)
             places = torch.tensor(sequence.request.image_positions, dtype=torch.int64)
             images = Images(pixels.to(self.device), grids, places.to(self.device))
@@ -174,18 +179,40 @@ class Runner:
             for one, _ in due
         ]  # fmt: skip
         best, lse = likeliest(logits)
-        chosen = choose(logits, draws, best)
-        logprobs = (logits.gather(1, chosen[:, None])[:, 0] - lse).tolist()
         finite = torch.isfinite(lse).tolist()
+        choices, undrawn = _choose(logits, draws, best, finite)
+        chosen = torch.tensor([choice.token for choice in choices], device=self.device)
+        logprobs = (logits.gather(1, chosen[:, None])[:, 0] - lse).tolist()
         for row, (sequence, _) in enumerate(due):
-            if not finite[row]:
-                result.broken[sequence.id] = BROKEN
+            if not finite[row] or row in undrawn:
+                result.broken[sequence.id] = undrawn.get(row, BROKEN)
                 continue
             top = _top(logits[row], lse[row], sequence.request.top_logprobs)
-            result.sampled[sequence.id] = Sampled(int(chosen[row]), logprobs[row], top)
+            token, drawn, kept = choices[row]
+            result.sampled[sequence.id] = Sampled(token, logprobs[row], top, drawn, kept)
 
 
 BROKEN = "the model's logits are not finite: its weights are damaged or overflow its dtype"
+
+
+def _choose(
+    logits: Tensor, draws: list[Draw], best: Tensor, finite: list[bool]
+) -> tuple[list[Choice], dict[int, str]]:
+    """`choose`, and what went wrong by row: one request's failure is not the others'. Rows that are not
+    finite get some token."""
+    chosen = best.clamp(0, logits.shape[1] - 1)
+    if all(finite):
+        with suppress(Exception):  # whose row it is that fails is found below
+            return choose(logits, draws, chosen), {}
+    undrawn: dict[int, str] = {}
+    choices = [Choice(token) for token in chosen.tolist()]
+    for row, draw in enumerate(draws):
+        if finite[row]:
+            try:
+                [choices[row]] = choose(logits[row : row + 1], [draw], chosen[row : row + 1])
+            except Exception as error:  # noqa: BLE001 - it is this row's request that ends
+                undrawn[row] = f"no token could be drawn: {type(error).__name__}: {one_line(error)}"
+    return choices, undrawn
 
 
 class _Rows:

@@ -137,7 +137,9 @@ class Scheduler:
     # -- admission ------------------------------------------------------------------------------
 
     def _admit(self, left: int) -> Iterator[Chunk]:
-        """Waiting sequences, in order, while tokens, places and pages last."""
+        """Waiting sequences, in order, while tokens, places and pages last. Where tokens are left, every
+        running sequence has had a chunk of all it has, and holds all its pages: the free ones are owed to
+        nobody."""
         coming = set(self._coming())
         for sequence in list(self.waiting):
             if not left or len(self.running) >= self.most:

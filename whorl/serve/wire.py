@@ -14,12 +14,20 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from whorl.base.errors import DataError
+from whorl.base.errors import DataError, InputError, one_line
 from whorl.serve.requests import EngineEvent, EngineHealth, EngineInfo, EngineRequest
 from whorl.text.images import Patches
 
 HEADER = struct.Struct(">I")
 MAX_FRAME = 512 << 20  # bytes; a request with images of some hundred MB is refused before
+
+
+class FieldError(InputError):
+    """A request's mistake, in the field of this name."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 @dataclass(frozen=True)
@@ -71,13 +79,24 @@ class Events:
 
 
 @dataclass(frozen=True)
+class Beat:
+    """The engine's process is alive, in this state; its thread has been at one step, or at one command,
+    for so many `seconds` (0: it waits for work)."""
+
+    health: EngineHealth
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Answer:
-    """The result of call number `call`, or the one-line error it ended with; `info` is after it."""
+    """The result of call number `call`, or the one-line error it ended with (`fault`: the engine's own
+    fault); `info` is after it."""
 
     call: int
     text: str
     error: str
     info: EngineInfo
+    fault: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +111,7 @@ class PrepareChat:
     response_format: dict[str, Any] | None = None
     regex: str | None = None
     lark: str | None = None
+    context: int = 0  # tokens that the engine takes; 0: any number
 
 
 @dataclass(frozen=True)
@@ -99,12 +119,21 @@ class PrepareText:
     """A plain text, to become a prompt: behind the start token where the tokenizer has one."""
 
     text: str
+    context: int = 0
+
+
+@dataclass(frozen=True)
+class PrepareIds:
+    """A prompt that came as tokens, to become one with its `text`."""
+
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prompt as the engine takes it; `spans` (start, end, role) say whose each turn is. `error` in
-    its place is one line for the user."""
+    """A prompt as the engine takes it; `spans` (start, end, role) say whose each turn is, `before` are the
+    tokens in front of a plain text, `text` is what given tokens spell. `error` in its place is one line for
+    the user, about `field` of the request where that is known; `fault` says that the server is to blame."""
 
     ids: tuple[int, ...] = ()
     images: tuple[Patches, ...] = ()
@@ -112,18 +141,24 @@ class Prepared:
     image_digests: tuple[str, ...] = ()
     thinking: bool = False
     grammar: str = ""
+    calls: bool = False  # it holds the reply to tool calls
     spans: tuple[tuple[int, int, str], ...] = ()
     template_hash: str = ""
+    tokenizer_hash: str = ""
+    before: int = 0
+    text: str = ""
     error: str = ""
+    field: str = ""
+    fault: bool = False
 
 
 KINDS = (
-    Generate, Abort, LoadAdapter, UnloadAdapter, Close, Ready, Failed, Events, Answer,
-    PrepareChat, PrepareText, Prepared,
+    Generate, Abort, LoadAdapter, UnloadAdapter, Close, Ready, Failed, Events, Beat, Answer,
+    PrepareChat, PrepareText, PrepareIds, Prepared,
 )  # fmt: skip
 Message = (
-    Generate | Abort | LoadAdapter | UnloadAdapter | Close | Ready | Failed | Events | Answer
-    | PrepareChat | PrepareText | Prepared
+    Generate | Abort | LoadAdapter | UnloadAdapter | Close | Ready | Failed | Events | Beat | Answer
+    | PrepareChat | PrepareText | PrepareIds | Prepared
 )  # fmt: skip
 TYPES: dict[str, type] = {kind.__name__: kind for kind in KINDS}
 
@@ -131,7 +166,7 @@ TYPES: dict[str, type] = {kind.__name__: kind for kind in KINDS}
 def _pack(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return {"shape": list(value.shape), "data": np.ascontiguousarray(value, np.float32).tobytes()}
-    raise TypeError(f"{type(value).__name__} does not go over the wire")
+    raise TypeError(f"{type(value).__name__} cannot be sent over the wire")
 
 
 def _unpack(kind: type, value: Any) -> Any:
@@ -139,7 +174,7 @@ def _unpack(kind: type, value: Any) -> Any:
         if not isinstance(value, dict) or not isinstance(value.get("data"), bytes):
             raise ValueError("an array is a shape and its bytes")
         return np.frombuffer(value["data"], np.float32).reshape(value["shape"])
-    raise TypeError(f"{kind.__name__} does not come over the wire")
+    raise TypeError(f"{kind.__name__} cannot be received over the wire")
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_pack)
@@ -147,8 +182,15 @@ _decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {}
 
 
 def encode(message: Message) -> bytes:
-    """The frame of a message."""
-    body = _encoder.encode([type(message).__name__, msgspec.Raw(_encoder.encode(message))])
+    """The frame of a message; InputError where what it holds does not go into one."""
+    try:
+        body = _encoder.encode([type(message).__name__, msgspec.Raw(_encoder.encode(message))])
+    except UnicodeEncodeError as error:
+        raise InputError(f"a text is not valid Unicode: {one_line(error)}") from error
+    except (OverflowError, RecursionError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise InputError(f"a value cannot be sent to the engine: {one_line(error)}") from error
+    if len(body) > MAX_FRAME:
+        raise InputError(f"the request takes {len(body)} bytes; at most {MAX_FRAME} can be sent, shorten it")
     return HEADER.pack(len(body)) + body
 
 
@@ -160,7 +202,7 @@ def decode(body: bytes) -> Message:
             _decoders[name] = msgspec.msgpack.Decoder(TYPES[name], dec_hook=_unpack)
         message: Message = _decoders[name].decode(raw)
     except (msgspec.MsgspecError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"a frame of {len(body)} bytes is no message: {error}") from error
+        raise DataError(f"a frame of {len(body)} bytes is not a message: {error}") from error
     return message
 
 

@@ -92,4 +92,4 @@ def _seen(texts: Iterable[str]) -> Iterable[str]:
         empty = empty and not text
         yield text
     if empty:
-        raise DataError("no text to learn a tokenizer from; every file was empty or none was given")
+        raise DataError("no text to learn a tokenizer from; all files were empty or none was given")

@@ -133,7 +133,7 @@ class _Record:
             speaker = turn.get("from")
             role = SHAREGPT_ROLES.get(speaker) if isinstance(speaker, str) else None
             if role is None:
-                raise self.error(f"{field}.from", f"{speaker!r} is none of {', '.join(SHAREGPT_ROLES)}")
+                raise self.error(f"{field}.from", f"{speaker!r} is not one of {', '.join(SHAREGPT_ROLES)}")
             if speaker == "function_call":
                 calls = self.calls_in_text(text, f"{field}.value")
                 if messages and messages[-1].role == "assistant" and not messages[-1].tool_calls:
@@ -149,9 +149,11 @@ class _Record:
         name = turn.get("role")
         role = OPENAI_ROLES.get(name) if isinstance(name, str) else None
         if role is None:
-            raise self.error(f"{field}.role", f"{name!r} is none of {', '.join(OPENAI_ROLES)}")
+            raise self.error(f"{field}.role", f"{name!r} is not one of {', '.join(OPENAI_ROLES)}")
         if turn.get("weight") == 0:
-            raise self.error(f"{field}.weight", "0 is not supported: every assistant turn is learnt; drop it")
+            raise self.error(
+                f"{field}.weight", "0 is not supported: every assistant turn is learnt; remove weight"
+            )
         if "audio" in turn or "refusal" in turn:
             raise self.error(field, "audio and refusals are not supported; drop the record")
         reasoning = turn.get("reasoning_content", turn.get("reasoning", turn.get("thinking")))
@@ -311,12 +313,14 @@ class _Record:
             except DataError as error:
                 raise self.error(field, str(error)) from error
         if "://" in value:
-            raise self.error(field, f"{value[:60]!r} is on the network; download it and give its path")
+            raise self.error(field, f"{value[:60]!r} is a URL; download it and give its path")
         if self.folder is None:
-            raise self.error(field, f"{value!r} is a path and the record is of no file; inline the image")
+            raise self.error(
+                field, f"{value!r} is a path, but the record does not come from a file; inline the image"
+            )
         path = (self.folder / value).resolve()
         if not path.is_relative_to(self.folder.resolve()):
-            raise self.error(field, f"{value!r} is outside {self.folder}; put images beside the chats")
+            raise self.error(field, f"{value!r} is outside {self.folder}; put images next to the chats")
         try:
             data = path.read_bytes()
         except OSError as error:

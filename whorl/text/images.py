@@ -78,7 +78,7 @@ def image_tokens(tokenizer: Tokenizer, config: ImageConfig) -> Callable[[ImagePa
     features.
     """
     if tokenizer.image_token is None:
-        raise InputError("the tokenizer has no image token; name it as image_token in processor_config.json")
+        raise InputError("the tokenizer has no image token; set image_token in processor_config.json")
     token = tokenizer.id_of(tokenizer.image_token)
     names = tokenizer.special_tokens
     ends = [names.get("image_break_token", BREAK), names.get("image_end_token", END)]
@@ -191,11 +191,11 @@ def _open(data: bytes, config: ImageConfig) -> Image.Image:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         kinds = ", ".join(FORMATS)
-        raise DataError(f"image of {len(data)} bytes is none of {kinds}; convert it or drop it") from error
+        raise DataError(f"image of {len(data)} bytes is not one of {kinds}; convert or drop it") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"image is refused unread: {error}") from error
+        raise DataError(f"image was rejected unread: {error}") from error
     except BROKEN as error:
-        raise DataError(f"image of {len(data)} bytes is damaged: {error}; replace it or drop it") from error
+        raise DataError(f"image of {len(data)} bytes is damaged: {error}; replace or drop it") from error
     pixels = opened.width * opened.height
     if pixels > config.max_pixels:
         raise DataError(
@@ -217,7 +217,7 @@ def _orientation(opened: Image.Image) -> int:
             exif.load(data)
         return int(exif.get(0x0112, 1))
     except BROKEN as error:
-        raise DataError(f"image's EXIF data are damaged: {error}; save it without them") from error
+        raise DataError(f"image's EXIF data is damaged: {error}; save it without EXIF") from error
 
 
 TURNS = {
@@ -237,7 +237,7 @@ def _decode(data: bytes, config: ImageConfig) -> Image.Image:
     try:
         decoded = opened.convert("RGB")
     except Image.DecompressionBombError as error:
-        raise DataError(f"image is refused: {error}") from error
+        raise DataError(f"image was rejected: {error}") from error
     except BROKEN as error:
-        raise DataError(f"image of {len(data)} bytes is damaged: {error}; replace it or drop it") from error
+        raise DataError(f"image of {len(data)} bytes is damaged: {error}; replace or drop it") from error
     return decoded if turn is None else decoded.transpose(turn)

@@ -54,22 +54,22 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error}); convert the file") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        problem = f"compressed data are damaged or cut short ({error}); fetch it again"
+        problem = f"compressed data is damaged or truncated ({error}); download it again"
         raise DataError(f"{path}: {problem}") from error
 
 
-def record_files(path: Path) -> list[Path]:
-    """The file, or all files of records below a directory; `InputError` where there is none."""
+def record_files(path: Path, what: str = "chats") -> list[Path]:
+    """The file, or all files of records below a directory; `InputError` where there is none of `what`."""
     if not path.exists():
-        raise InputError(f"{path} does not exist; give a file of chats or a directory of them")
+        raise InputError(f"{path} does not exist; give a file or directory of {what}")
     if not path.is_dir():
         if not path.name.lower().endswith(SUFFIXES):
-            raise InputError(f"{path}: chats are read from {', '.join(SUFFIXES)}; convert or rename the file")
+            raise InputError(f"{path}: {what} are read from {', '.join(SUFFIXES)}; convert or rename it")
         return [path]
     found = (file for file in path.rglob("*") if file.name.lower().endswith(SUFFIXES))
     files = sorted(file for file in found if file.is_file())
     if not files:
-        raise InputError(f"{path} holds no file of chats ({', '.join(SUFFIXES)})")
+        raise InputError(f"{path} contains no file of {what} ({', '.join(SUFFIXES)})")
     return files
 
 
@@ -108,7 +108,7 @@ class _Zstandard(io.RawIOBase):
                 self._frame, self._begun = self._new(), False
             given = given or self._file.read(CHUNK)
             if not given and self._begun:
-                raise EOFError("the last zstandard frame has no end")
+                raise EOFError("the last zstandard frame is incomplete")
             if not given:
                 return 0
             self._begun = True
@@ -133,7 +133,7 @@ def _lines(path: Path, file: IO[str]) -> Iterator[tuple[str, Any]]:
         try:
             record = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            record = DataError(f"{where}: not valid JSON ({error}); mend or drop the line")
+            record = DataError(f"{where}: not valid JSON ({error}); fix or drop the line")
         yield where, record
 
 
@@ -141,7 +141,7 @@ def _json(path: Path, file: IO[str]) -> Iterator[tuple[str, Any]]:
     try:
         value = json.load(file)
     except (json.JSONDecodeError, RecursionError) as error:
-        problem = f"not valid JSON ({error}); a file of one record a line is named .jsonl"
+        problem = f"not valid JSON ({error}); use the suffix .jsonl for one record per line"
         raise DataError(f"{path}: {problem}") from error
     records = value if isinstance(value, list) else [value]
     for number, record in enumerate(records, start=1):
@@ -162,4 +162,4 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
                     number += 1
                     yield f"{path}: row {number}", record
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: damaged parquet after row {number} ({error}); fetch it again") from error
+        raise DataError(f"{path}: damaged parquet after row {number} ({error}); download it again") from error

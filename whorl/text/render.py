@@ -147,8 +147,8 @@ class Renderer:
                 return
         at = next((at for at, (a, b) in enumerate(zip(back, text, strict=False)) if a != b), len(back))
         raise DataError(
-            f"{self.where}: text does not come back from its tokens: {text[at : at + 20]!r} reads"
-            f" {back[at : at + 20]!r}; the tokenizer cannot spell it, so drop it or use a byte-level one"
+            f"{self.where}: text does not survive tokenisation: {text[at : at + 20]!r} reads"
+            f" {back[at : at + 20]!r}; drop it or use a byte-level tokenizer"
         )
 
     def tokens(self, layout: Layout, *, checked: bool = False) -> Tokens:
@@ -166,8 +166,8 @@ class Renderer:
         written = ids.count(placeholder)
         if written != len(images):
             raise DataError(
-                f"{self.where}: the chat template writes {self.tokenizer.image_token} {written} times"
-                f" for {len(images)} images; use a template that writes it once for each"
+                f"{self.where}: the chat template writes {self.tokenizer.image_token} {written}"
+                f" times for {len(images)} images; use a template that writes it once per image"
             )
         grown = Tokens([], [], [])
         expansions = iter(images)
@@ -185,8 +185,8 @@ class Renderer:
         token = self.tokenizer.image_token
         if token is None:
             raise InputError(
-                f"{self.where} has images, and the tokenizer has no image token;"
-                " name it as image_token in processor_config.json"
+                f"{self.where} has images, but the tokenizer has no image token; set image_token in"
+                " processor_config.json"
             )
         return self.tokenizer.id_of(token)
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from whorl.text.reply import CALL, CALLED, CALLS, MARKERS, THINK, THOUGHT, ReplyPart, read_calls
 from whorl.text.tokenizer import Tokenizer
 
-ARGUMENTS = 64  # characters of a call's arguments in one piece
+# How a grammar of a tool call spells it up to its arguments; see `whorl.serve.grammar`.
+HEAD = re.compile(r'\{"name": ("(?:[^"\\]|\\.)*"), "arguments": ')
 
 
 def held(text: str, words: Sequence[str]) -> int:
@@ -68,10 +69,12 @@ class ReplyStream:
     """A chat reply's tokens, without the end token. `thinking`: the prompt has opened `<think>`.
 
     Content and thinking come as they are read; a tool call comes once it is whole and valid, its name
-    first and then its arguments, since a malformed one is text.
+    first and then its arguments, since a malformed one is text. Where a grammar holds the reply to a call
+    (`held_to_calls`) none is malformed, and its arguments come as they are read; one that the reply's length
+    cuts off then stays cut off.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False, held_to_calls: bool = False) -> None:
         controls = tokenizer.controls
         self._markers = {controls[marker]: marker for marker in MARKERS if marker in controls}
         self._spelled = [marker for marker in MARKERS if marker not in controls]
@@ -88,6 +91,8 @@ class ReplyStream:
         self._blank = ""  # white space after a call: dropped unless text follows it in its run
         self._run = False  # whether it did
         self._calls = 0
+        self._certain = held_to_calls
+        self._told = 0  # characters of an open call that were shown, or stand for its name
         self._parts: list[ReplyPart] = []
 
     def push(self, number: int) -> list[ReplyPart]:
@@ -138,6 +143,8 @@ class ReplyStream:
             self._pending += text
             if self._open == THINK:
                 self._think(closing=False)
+            elif self._open == CALL and self._certain:
+                self._tell_call()
             return
         self._blank += text
         if not self._calls or self._run or self._blank.strip():
@@ -198,7 +205,21 @@ class ReplyStream:
 
     # -- calls ------------------------------------------------------------------------------------
 
+    def _tell_call(self) -> None:
+        """Show what is read of a call. Its last brace is not of its arguments, and waits for the marker."""
+        if not self._told and (head := HEAD.match(self._pending)):
+            self._parts.append(ReplyPart("call", json.loads(head.group(1)), self._calls))
+            self._told = head.end()
+        stop = len(self._pending) - 1
+        if 0 < self._told < stop:
+            self._parts.append(ReplyPart("arguments", self._pending[self._told : stop], self._calls))
+            self._told = stop
+
     def _close_calls(self, closing: str) -> None:
+        if self._told:
+            self._calls += 1
+            self._open, self._pending, self._told = "", "", 0
+            return
         calls = read_calls(self._pending)
         if not calls:
             self._write(self._open + self._pending + closing)
@@ -207,14 +228,13 @@ class ReplyStream:
         for call in calls:
             self._parts.append(ReplyPart("call", call.name, self._calls))
             arguments = json.dumps(call.arguments, ensure_ascii=False)
-            for at in range(0, len(arguments), ARGUMENTS):
-                self._parts.append(ReplyPart("arguments", arguments[at : at + ARGUMENTS], self._calls))
+            self._parts.append(ReplyPart("arguments", arguments, self._calls))
             self._calls += 1
         self._open, self._pending = "", ""
 
     def _give_up(self) -> None:
         """Another marker, or the end, before the open one was closed."""
-        if self._open == CALLS:
+        if self._open == CALLS or self._told:
             self._close_calls("")
         elif self._open == THINK:
             self._close_thinking()

@@ -61,7 +61,9 @@ def train_samples(
     renderer = Renderer(template, conversation, tokenizer, image_tokens, template_args, where)
     numbers = [at for at, message in enumerate(conversation.messages) if message.role == "assistant"]
     if not numbers:
-        raise DataError(f"{renderer.where}: no assistant message, so nothing to learn; drop the conversation")
+        raise DataError(
+            f"{renderer.where}: no assistant message, so there is nothing to learn; drop the conversation"
+        )
     replies = [_reply(renderer, number) for number in numbers]
     whole = _whole(renderer, replies) if len(replies) > 1 else None
     return [whole] if whole is not None else [_alone(renderer, reply) for reply in replies]
@@ -76,8 +78,9 @@ def _reply(renderer: Renderer, number: int) -> Reply:
     after = renderer.layout(number + 1, reply=False)
     if not after.marked.startswith(served.marked):
         raise DataError(
-            f"{where}: the chat template writes another header to ask for a reply than before a given one;"
-            " set template arguments that fit the data (such as enable_thinking) or another template"
+            f"{where}: the chat template's generation prompt differs from the header before a given"
+            " reply; set template arguments that fit the data (such as enable_thinking) or use"
+            " another template"
         )
     rest = renderer.after(served, after)
     _check_written(where, message, rest)
@@ -124,8 +127,8 @@ def _check_written(where: str, message: Message, rest: Layout) -> None:
     for kind, texts in wanted.items():
         if any(text not in written for text in texts):
             raise DataError(
-                f"{where}: the chat template does not write its {kind} as the assistant's;"
-                " use a template that does, or take it out of the data"
+                f"{where}: the chat template does not mark its {kind} as the assistant's; use a"
+                " template that does, or remove it from the data"
             )
 
 

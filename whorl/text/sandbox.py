@@ -205,7 +205,7 @@ def run_template(
                 raise SecurityError(f"the chat template wrote more than {MAX_OUTPUT} characters")
             pieces.append(piece)
     except jinja2.TemplateError as error:
-        raise DataError(f"{where}: the chat template refuses this conversation: {error}") from error
+        raise DataError(f"{where}: the chat template rejects this conversation: {error}") from error
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         # Templates are programs: on messages they were not written for they fail like any other.
         kind = type(error).__name__

@@ -84,8 +84,8 @@ class ChatTemplate:
         found, where = _find(directory)
         if "default" not in found:
             raise InputError(
-                f"{directory} has no chat template; put one into {directory / TEMPLATE_FILE}"
-                " or fine-tune on chats, which writes Whorl's own"
+                f"{directory} has no chat template; put one in {directory / TEMPLATE_FILE}"
+                " or fine-tune on chats, which adds Whorl's default"
             )
         args_file = directory / ARGS_FILE
         args = read_json(args_file) if args_file.is_file() else {}
@@ -162,7 +162,7 @@ class ChatTemplate:
         unknown = next((name for name in args if name not in self._names), None)
         if unknown is not None:
             raise InputError(
-                f"{self.where} has no argument {unknown!r}{nearest(unknown, self._names)}; leave it out"
+                f"{self.where} has no argument {unknown!r}{nearest(unknown, self._names)}; remove it"
             )
 
     @cached_property

@@ -57,7 +57,7 @@ class Tokenizer:
         try:
             base = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises a bare Exception for every malformed file
-            raise DataError(f"{path} is not a tokenizer the tokenizers library reads: {error}") from error
+            raise DataError(f"{path} is not a tokenizer the tokenizers library can read: {error}") from error
         config = _optional(directory / "tokenizer_config.json")
         special = _named_tokens({**_optional(directory / "special_tokens_map.json"), **config})
         for name in ("image_token", "image_break_token", "image_end_token"):
@@ -233,6 +233,13 @@ class Tokenizer:
         return text if normalizer is None else str(normalizer.normalize_str(text))
 
     @cached_property
+    def longest_token(self) -> int:
+        """Bytes of text that one token spells at most."""
+        # A byte-level vocabulary writes each byte as one character.
+        sizes = (len(text if self.byte_level else text.encode()) for text in self._base.get_vocab())
+        return max((*sizes, *(len(text.encode()) for text in self.controls)), default=1)
+
+    @cached_property
     def byte_level(self) -> bool:
         """True where decoding gives back every byte (GPT-2, Llama 3, Qwen and ours)."""
         return "ByteLevel" in json.dumps(self._spec.get("decoder"))
@@ -291,7 +298,7 @@ def _no_text(texts: list[str], error: Exception) -> Exception:
     for text in texts:
         at = next((at for at, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
         if at is not None:
-            problem = f"half a surrogate pair at character {at} is no character"
+            problem = f"half a surrogate pair at character {at} is not a character"
             return DataError(f"text cannot be encoded: {problem}; clean the record")
     return error
 
@@ -323,7 +330,7 @@ def _end_ids(directory: Path, base: tokenizers.Tokenizer, special: dict[str, str
     ids = given if isinstance(given, list) else [] if given is None else [given]
     for number in ids:
         if not isinstance(number, int) or base.id_to_token(number) is None:
-            raise DataError(f"{path}: eos_token_id {number!r} is not a token of tokenizer.json beside it")
+            raise DataError(f"{path}: eos_token_id {number!r} is not in the tokenizer.json next to it")
     if "eos_token" in special:
         ids = [*ids, base.token_to_id(special["eos_token"])]
     return tuple(dict.fromkeys(ids))

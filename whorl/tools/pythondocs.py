@@ -35,6 +35,11 @@ SKIPPED = frozenset({
 })  # fmt: skip
 TOPICS = "pydoc_data/topics.py"
 UNDERLINED = re.compile(r"^[^\n]+\n([*=\-~\"^])\1+\s*$")
+CALLED = re.compile(
+    r"(?P<call>(?:[\w.]*\.)?(?P<last>\w+)\([^)\n]*\))"
+    r"(?:\s*-+>\s*[^\s.]+(?: [^\s.]+){0,2})?"  # more words than three are a description
+    r"(?:[.:,](?=\s)|(?=\s*\n)|(?=\s{2}))\s*"
+)
 MAX_SIGNATURE = 80  # characters
 REEXPORTS = 2  # `from .decoder import JSONDecoder` is followed this many times
 
@@ -94,12 +99,9 @@ class Definition:
 def _called(last: str, docstring: str) -> tuple[str, str]:
     """The signature a docstring begins with, as older ones do ("D.clear() -> None.  Remove…"), and
     what it says after that. Nothing is taken off where nothing would be left."""
-    returns = r"(?:\s*-+>\s*[^\s.]+(?: [^\s.]+){0,2})?"  # more words than three are a description
-    ends = r"(?:[.:,](?=\s)|(?=\s*\n)|(?=\s{2}))\s*"
-    begins = re.compile(rf"([\w.]*\b{re.escape(last)}\([^)\n]*\)){returns}{ends}")
     signature, rest = "", docstring
-    while (match := begins.match(rest)) and rest[match.end() :].strip():
-        signature = signature or match[1]
+    while (match := CALLED.match(rest)) and match["last"] == last and rest[match.end() :].strip():
+        signature = signature or match["call"]
         rest = rest[match.end() :]
     return signature, rest
 

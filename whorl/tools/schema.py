@@ -90,7 +90,7 @@ def _without_titles(schema: Any) -> Any:
 def refuse_unknown(schema: Any, where: str) -> None:
     """Raise `InputError` where `schema` uses a keyword or type that `problem` does not check."""
     if not isinstance(schema, dict):
-        raise InputError(f"{where}: a JSON schema is an object, not {schema!r}")
+        raise InputError(f"{where}: a JSON schema must be an object, not {schema!r}")
     unknown = sorted(set(schema) - CHECKED - SAYS_NOTHING)
     if unknown:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ from starlette.responses import JSONResponse, Response
 from whorl import __version__
 from whorl.serve.api.chat import Chat
 from whorl.serve.api.completions import Completion, embeddings
-from whorl.serve.api.errors import ApiError, add_handlers, error_response
-from whorl.serve.api.guards import BodyLimit, Keys, Linger, read_keys
+from whorl.serve.api.errors import ApiError, Faults, add_handlers, error_response
+from whorl.serve.api.guards import BodyLimit, KeyRing, Keys, Linger
 from whorl.serve.api.metrics import CountRequests, Metrics
 from whorl.serve.api.schemas import AdapterRequest, ChatRequest, CompletionRequest, EmbeddingRequest
 from whorl.serve.api.served import Served, ServedModel
@@ -23,25 +24,41 @@ from whorl.serve.config import ServeConfig
 from whorl.serve.requests import EngineHealth
 
 
-def app(models: Sequence[ServedModel], config: ServeConfig) -> FastAPI:
-    """OpenAI's API over these models."""
-    keys, metrics_keys = read_keys(config.api_key_file), read_keys(config.metrics_key_file)
-    traces = Traces(config.traces) if config.traces is not None else None
-    made = FastAPI(title="Whorl", version=__version__, root_path=config.root_path, redirect_slashes=False)
+def app(models: Sequence[ServedModel], config: ServeConfig, keys: KeyRing | None = None) -> FastAPI:
+    """OpenAI's API over these models; `keys` are read from the config's files where none are given."""
+    keys = keys or KeyRing.read(config)
+    made = FastAPI(title="Whorl", version=__version__, redirect_slashes=False)
+    made.root_path = config.root_path
     metrics = Metrics()
+    traces = Traces(config.traces, metrics.traces_lost) if config.traces is not None else None
     served = Served(models, config.limits, metrics)
     made.state.served = served
     add_handlers(made)
+    _describe(made, served)
     _add_openai(made, served, traces, config.lenient)
     _add_watching(made, served, metrics)
-    if keys:
+    if keys.api:
         _add_adapters(made, served)
     # The last one added is the first one asked.
+    made.add_middleware(Faults)
     made.add_middleware(BodyLimit, size=config.limits.body)
-    made.add_middleware(Keys, keys=keys, metrics_keys=metrics_keys)
+    made.add_middleware(Keys, keys=keys)
     made.add_middleware(CountRequests, metrics=metrics)
     made.add_middleware(Linger)
     return made
+
+
+def _describe(made: FastAPI, served: Served) -> None:
+    """The description of the API, with the models that are served now."""
+    plain = made.openapi
+
+    def described() -> dict[str, Any]:
+        document = copy.deepcopy(plain())
+        for kind in (ChatRequest, CompletionRequest, EmbeddingRequest):
+            document["components"]["schemas"][kind.__name__]["properties"]["model"]["enum"] = served.names()
+        return document
+
+    made.openapi = described  # type: ignore[method-assign]
 
 
 def _add_openai(made: FastAPI, served: Served, traces: Traces | None, lenient: bool) -> None:
@@ -51,7 +68,7 @@ def _add_openai(made: FastAPI, served: Served, traces: Traces | None, lenient: b
 
     @made.post("/v1/completions")
     async def completions(asked: CompletionRequest, http: HttpRequest) -> Response:
-        return await Completion(served, asked, lenient).answer(http)
+        return await Completion(served, traces, asked, lenient).answer(http)
 
     @made.post("/v1/embeddings")
     async def embed(asked: EmbeddingRequest, http: HttpRequest) -> Response:
@@ -79,7 +96,7 @@ def _card(served: Served, name: str) -> dict[str, Any]:
         "id": name, "object": "model", "created": model.created, "owned_by": "whorl", "root": model.name,
         "parent": model.name if adapter else None, "max_model_len": info.context,
         "weight_version": info.weight_version, "adapter_version": info.adapters.get(adapter),
-        "dtype": info.dtype, "images": info.images,
+        "dtype": info.dtype, "images": info.images, "return_token_ids": True,
     }  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +15,18 @@ from starlette.responses import JSONResponse, Response
 from whorl.base.nouns import Message, ToolCall
 from whorl.serve.api.errors import ApiError
 from whorl.serve.api.metrics import Timer
-from whorl.serve.api.schemas import ChatRequest
-from whorl.serve.api.served import Served, event_error, merged, prepared, unless_gone
+from whorl.serve.api.schemas import ChatRequest, ignored_header
+from whorl.serve.api.served import (
+    Served,
+    begun,
+    check_prompt,
+    event_error,
+    merged,
+    prepared,
+    unless_gone,
+)
 from whorl.serve.api.streaming import sse
-from whorl.serve.api.traces import Traces, trace_of
+from whorl.serve.api.traces import Traces
 from whorl.serve.requests import EngineEvent, EngineRequest, Token
 from whorl.serve.wire import PrepareChat, Prepared
 
@@ -79,13 +86,18 @@ class _Choice:
         return message
 
     def noun(self) -> Message:
-        calls = tuple(
-            ToolCall(name=call["name"], arguments=json.loads(call["arguments"]), id=call["id"])
-            for call in self.calls
-        )
-        content = (self.content,) if self.content else ()
+        """A call that the reply's length has cut off stays text."""
+        calls, text = [], self.content
+        for call in self.calls:
+            try:
+                arguments = json.loads(call["arguments"])
+            except json.JSONDecodeError:
+                text += f"{call['name']}({call['arguments']}"
+                continue
+            calls.append(ToolCall(name=call["name"], arguments=arguments, id=call["id"]))
+        content = (text,) if text else ()
         return Message(
-            role="assistant", content=content, tool_calls=calls, reasoning=self.reasoning or None
+            role="assistant", content=content, tool_calls=tuple(calls), reasoning=self.reasoning or None
         )  # fmt: skip
 
 
@@ -102,26 +114,22 @@ class Chat:
             raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
         limit = asked.max_completion_tokens or asked.max_tokens or self.model.client.info.context
         self.params = served.params(asked, self.model, limit)
+        self.version = self.model.version(self.adapter)
 
     @property
     def headers(self) -> dict[str, str]:
-        ignored = {"X-Whorl-Ignored": ", ".join(self.ignored)} if self.ignored else {}
-        return {"X-Whorl-Weights": self.version, **ignored}
-
-    @property
-    def version(self) -> str:
-        """Of the weights, and of the adapter on them."""
-        info = self.model.client.info
-        return info.weight_version + (f"+{info.adapters.get(self.adapter, '')}" if self.adapter else "")
+        return {"X-Whorl-Weights": self.version, **ignored_header(self.ignored)}
 
     async def answer(self, http: HttpRequest) -> Response:
-        prompt = await prepared(self.model, self._to_prepare(), "messages")
         if not self.asked.stream:
-            return JSONResponse(await unless_gone(http, self._whole(prompt)), headers=self.headers)
-        stack = AsyncExitStack()  # a full queue is said before the stream begins
-        await stack.enter_async_context(self.served.admitted(self.model, self.asked.n))
-        seconds = self.served.limits.keep_alive_seconds
-        return sse(self._chunks(prompt, stack), seconds, self.headers)
+            return JSONResponse(await unless_gone(http, self._whole()), headers=self.headers)
+        prompt, room = await begun(http, self.served, self.model, self.asked.n, self._prompt)
+        return sse(self._chunks(prompt), room, self.served.limits.keep_alive_seconds, self.headers)
+
+    async def _prompt(self) -> Prepared:
+        prompt = await prepared(self.model, self._to_prepare(), "messages")
+        check_prompt(self.model, prompt.ids, 1, "messages")
+        return prompt
 
     def _to_prepare(self) -> PrepareChat:
         asked = self.asked
@@ -131,7 +139,7 @@ class Chat:
         return PrepareChat(
             messages=asked.messages, tools=asked.tools or [], template_args=asked.chat_template_kwargs or {},
             tool_choice=choice, response_format=asked.response_format, regex=asked.guided_regex,
-            lark=asked.guided_grammar,
+            lark=asked.guided_grammar, context=self.model.client.info.context,
         )  # fmt: skip
 
     def _requests(self, prompt: Prepared) -> list[EngineRequest]:
@@ -141,7 +149,8 @@ class Chat:
                 id=f"{self.id}-{number}", ids=prompt.ids, kind="chat", params=self.params,
                 images=prompt.images, image_positions=prompt.image_positions,
                 image_digests=prompt.image_digests, adapter=self.adapter, number=number,
-                priority=asked.priority, grammar=prompt.grammar, top_logprobs=asked.top_logprobs or 0,
+                priority=asked.priority, grammar=prompt.grammar, calls=prompt.calls,
+                top_logprobs=asked.top_logprobs or 0,
                 thinking=prompt.thinking,
             )
             for number in range(asked.n)
@@ -154,15 +163,16 @@ class Chat:
             async for number, event in stream:
                 if event.error:
                     raise event_error(event)
-                timer.saw(event)
+                timer.saw(number, event)
                 yield number, event
         finally:
             await stream.aclose()  # type: ignore[attr-defined]
 
-    async def _whole(self, prompt: Prepared) -> dict[str, Any]:
+    async def _whole(self) -> dict[str, Any]:
         choices = [_Choice() for _ in range(self.asked.n)]
         cached = 0
         async with self.served.admitted(self.model, self.asked.n):
+            prompt = await self._prompt()
             async for number, event in self._events(prompt):
                 choices[number].add(event)
                 cached = max(cached, event.cached_tokens)
@@ -170,38 +180,60 @@ class Chat:
         found = [
             {"index": number, "message": choice.message(), "finish_reason": choice.reason,
              "logprobs": token_logprobs(choice.tokens) if self.asked.logprobs else None}
+            | self._ids(choice.tokens)
             for number, choice in enumerate(choices)
         ]  # fmt: skip
-        return self._body("chat.completion", found) | {"usage": self._usage(prompt, choices, cached)}
+        told = self._body("chat.completion", found) | self._prompt_ids(prompt)
+        return told | {"usage": self._usage(prompt, choices, cached)}
 
-    async def _chunks(self, prompt: Prepared, admitted: AsyncExitStack) -> AsyncIterator[dict[str, Any]]:
+    async def _chunks(self, prompt: Prepared) -> AsyncIterator[dict[str, Any]]:
         choices = [_Choice() for _ in range(self.asked.n)]
         cached = 0
-        async with admitted:
-            for number in range(self.asked.n):
-                yield self._chunk(number, {"role": "assistant", "content": ""})
-            events = self._events(prompt)
-            try:
-                async for number, event in events:
-                    delta = choices[number].add(event)
-                    cached = max(cached, event.cached_tokens)
-                    scores = token_logprobs(list(event.tokens)) if self.asked.logprobs else None
-                    if delta or (scores and event.tokens):
-                        yield self._chunk(number, delta, scores)
-                    if event.finish:
-                        yield self._chunk(number, {}, finish=choices[number].reason)
-            finally:
-                await events.aclose()  # type: ignore[attr-defined]
+        for number in range(self.asked.n):
+            yield self._chunk(number, {"role": "assistant", "content": ""}) | self._prompt_ids(prompt)
+        events = self._events(prompt)
+        try:
+            async for number, event in events:
+                delta = choices[number].add(event)
+                cached = max(cached, event.cached_tokens)
+                scores = token_logprobs(list(event.tokens)) if self.asked.logprobs else None
+                ids = self._ids(event.tokens)
+                if delta or ((scores or ids) and event.tokens):
+                    yield self._chunk(number, delta, scores, more=ids)
+                if event.finish:
+                    yield self._chunk(number, {}, finish=choices[number].reason)
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
         self._trace(choices, prompt)
         if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
             usage = self._usage(prompt, choices, cached)
             yield self._body("chat.completion.chunk", []) | {"usage": usage}
 
     def _chunk(
-        self, number: int, delta: dict[str, Any], scores: Any = None, finish: str | None = None
-    ) -> dict[str, Any]:
-        choice = {"index": number, "delta": delta, "logprobs": scores, "finish_reason": finish}
+        self, number: int, delta: dict[str, Any], scores: Any = None, finish: str | None = None,
+        more: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        choice = {"index": number, "delta": delta, "logprobs": scores, "finish_reason": finish} | (more or {})
         return self._body("chat.completion.chunk", [choice])
+
+    def _prompt_ids(self, prompt: Prepared) -> dict[str, Any]:
+        """What a trace needs of the prompt, for who asked: vLLM's name, and ours beside it."""
+        if not self.asked.return_token_ids:
+            return {}
+        return {
+            "prompt_token_ids": list(prompt.ids), "template_hash": prompt.template_hash,
+            "tokenizer_hash": prompt.tokenizer_hash,
+        }  # fmt: skip
+
+    def _ids(self, tokens: list[Token] | tuple[Token, ...]) -> dict[str, Any]:
+        """What a trace needs of the reply's tokens, for who asked."""
+        if not self.asked.return_token_ids:
+            return {}
+        return {
+            "token_ids": [token.id for token in tokens],
+            "sampled_logprobs": [token.drawn for token in tokens],
+            "kept": [token.kept for token in tokens],
+        }
 
     def _body(self, kind: str, choices: list[Any]) -> dict[str, Any]:
         return {
@@ -216,8 +248,10 @@ class Chat:
         if self.traces is None:
             return
         for number, choice in enumerate(choices):
-            trace = trace_of(choice.noun(), choice.tokens, choice.finish, self.params, prompt, self.version)
-            self.traces.add(f"{self.id}-{number}", self.asked.model, trace, prompt, self.asked.messages)
+            self.traces.add(
+                f"{self.id}-{number}", self.asked.model, choice.noun(), choice.tokens, choice.finish,
+                self.params, prompt, self.version, {"messages": self.asked.messages},
+            )  # fmt: skip
 
 
 def usage_of(prompt: int, reply: int, cached: int) -> dict[str, Any]:

@@ -8,35 +8,46 @@ import secrets
 import struct
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from whorl.base.nouns import Message
 from whorl.serve.api.chat import usage_of
 from whorl.serve.api.errors import ApiError
 from whorl.serve.api.metrics import Timer
-from whorl.serve.api.schemas import CompletionRequest, EmbeddingRequest, prompts_of
-from whorl.serve.api.served import Served, ServedModel, event_error, merged, prepared, unless_gone
+from whorl.serve.api.schemas import CompletionRequest, EmbeddingRequest, ignored_header, prompts_of
+from whorl.serve.api.served import (
+    Served,
+    ServedModel,
+    begun,
+    check_prompt,
+    event_error,
+    merged,
+    prepared,
+    unless_gone,
+)
 from whorl.serve.api.streaming import sse
+from whorl.serve.api.traces import Traces
 from whorl.serve.requests import EngineEvent, EngineRequest, Token
-from whorl.serve.wire import PrepareText
+from whorl.serve.wire import Prepared, PrepareIds, PrepareText
 
 
 async def token_prompts(
-    model: ServedModel, given: list[str | list[int]], field: str
-) -> list[tuple[int, ...]]:
-    """Each prompt's ids; a text is tokenised where prompts are prepared."""
+    model: ServedModel, given: list[str | list[int]], room: int, field: str
+) -> list[Prepared]:
+    """Each prompt with its ids; a text is tokenised where prompts are prepared."""
     found = []
     for prompt in given:
         if isinstance(prompt, str):
-            made = await prepared(model, PrepareText(prompt), field)
-            found.append(tuple(made.ids))
+            made = await prepared(model, PrepareText(prompt, context=model.client.info.context), field)
         else:
-            found.append(tuple(prompt))
-        if not found[-1]:
+            made = Prepared(ids=tuple(prompt))
+        if not made.ids:
             raise ApiError(400, f"{field} has an empty prompt; give at least one token", param=field)
+        check_prompt(model, made.ids, room, field)
+        found.append(made)
     return found
 
 
@@ -47,6 +58,7 @@ class _Choice:
         self.text = ""
         self.finish = ""
         self.cached = 0
+        self.shown = 0  # characters of the tokens whose log-probs have gone
 
     def add(self, event: EngineEvent) -> str:
         """Take an event in; returns the text that it adds."""
@@ -62,128 +74,149 @@ class _Choice:
 class Completion:
     """One request: every prompt `n` times."""
 
-    def __init__(self, served: Served, asked: CompletionRequest, lenient: bool) -> None:
-        self.served, self.asked = served, asked
+    def __init__(
+        self, served: Served, traces: Traces | None, asked: CompletionRequest, lenient: bool
+    ) -> None:
+        self.served, self.traces, self.asked = served, traces, asked
         self.ignored = asked.check_fields(lenient=lenient)
         self.id, self.created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
         self.model, self.adapter = served.find(asked.model)
         self.prompts = prompts_of(asked.prompt, "prompt", served.limits.choices)
         self.only_score = asked.max_tokens == 0
         if self.only_score and not asked.echo:
-            raise ApiError(400, "max_tokens 0 without echo asks for nothing", param="max_tokens")
+            raise ApiError(
+                400,
+                "max_tokens 0 without echo would generate nothing; raise it or set echo",
+                param="max_tokens",
+            )
         if asked.echo and asked.stream:
-            raise ApiError(400, "echo is not streamed; leave out stream", param="echo")
+            raise ApiError(400, "echo cannot be streamed; remove stream", param="echo")
         if asked.n * len(self.prompts) > served.limits.choices:
             message = f"n times prompts is over {served.limits.choices}; ask for fewer at once"
             raise ApiError(400, message, param="n")
         limit = asked.max_tokens or (16 if asked.max_tokens is None else 1)
         self.params = served.params(asked, self.model, limit)
+        self.version = self.model.version(self.adapter)
+        self.count = len(self.prompts) * asked.n
 
     @property
     def headers(self) -> dict[str, str]:
-        ignored = {"X-Whorl-Ignored": ", ".join(self.ignored)} if self.ignored else {}
-        return {"X-Whorl-Weights": self.model.client.info.weight_version, **ignored}
+        return {"X-Whorl-Weights": self.version, **ignored_header(self.ignored)}
 
     async def answer(self, http: HttpRequest) -> Response:
-        prompts = await token_prompts(self.model, self.prompts, "prompt")
         if not self.asked.stream:
-            return JSONResponse(await unless_gone(http, self._whole(prompts)), headers=self.headers)
-        stack = AsyncExitStack()
-        await stack.enter_async_context(self.served.admitted(self.model, len(prompts) * self.asked.n))
-        seconds = self.served.limits.keep_alive_seconds
-        return sse(self._chunks(prompts, stack), seconds, self.headers)
+            return JSONResponse(await unless_gone(http, self._whole()), headers=self.headers)
+        prompts, room = await begun(http, self.served, self.model, self.count, self._prepared)
+        return sse(self._chunks(prompts), room, self.served.limits.keep_alive_seconds, self.headers)
 
-    def _requests(self, prompts: list[tuple[int, ...]]) -> list[EngineRequest]:
+    async def _prepared(self) -> list[Prepared]:
+        made = await token_prompts(self.model, self.prompts, 0 if self.only_score else 1, "prompt")
+        if self.asked.echo and self.asked.logprobs is None:  # else the tokens come back with their texts
+            for place, given in enumerate(self.prompts):
+                if not isinstance(given, str):
+                    made[place] = await prepared(self.model, PrepareIds(made[place].ids), "prompt")
+        return made
+
+    def _requests(self, prompts: list[Prepared]) -> list[EngineRequest]:
         scored = self.asked.echo and self.asked.logprobs is not None
         return [
             EngineRequest(
-                id=f"{self.id}-{place}-{number}", ids=ids, kind="score" if self.only_score else "text",
+                id=f"{self.id}-{place}-{number}", ids=prompt.ids, kind="score" if self.only_score else "text",
                 params=self.params, adapter=self.adapter, number=number, priority=self.asked.priority,
                 top_logprobs=self.asked.logprobs or 0, prompt_logprobs=scored and not self.only_score,
             )
-            for place, ids in enumerate(prompts)
+            for place, prompt in enumerate(prompts)
             for number in range(self.asked.n)
         ]  # fmt: skip
 
-    async def _events(self, prompts: list[tuple[int, ...]]) -> AsyncIterator[tuple[int, EngineEvent]]:
+    async def _events(self, prompts: list[Prepared]) -> AsyncIterator[tuple[int, EngineEvent]]:
         timer = Timer(self.served.metrics, self.model.name)
         stream = merged(self.model.client, self._requests(prompts))
         try:
             async for place, event in stream:
                 if event.error:
                     raise event_error(event)
-                timer.saw(event)
+                timer.saw(place, event)
                 yield place, event
         finally:
             await stream.aclose()  # type: ignore[attr-defined]
 
-    async def _whole(self, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
-        choices = [_Choice() for _ in range(len(prompts) * self.asked.n)]
-        async with self.served.admitted(self.model, len(choices)):
+    async def _whole(self) -> dict[str, Any]:
+        choices = [_Choice() for _ in range(self.count)]
+        async with self.served.admitted(self.model, self.count):
+            prompts = await self._prepared()
             async for place, event in self._events(prompts):
                 choices[place].add(event)
-        found = [await self._choice(place, choice, prompts) for place, choice in enumerate(choices)]
+        found = [self._choice(place, choice, prompts) for place, choice in enumerate(choices)]
+        self._trace(choices, prompts)
         return self._body(found) | {"usage": self._usage(prompts, choices)}
 
-    async def _choice(self, place: int, choice: _Choice, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
-        text, tokens = choice.text, choice.tokens
+    def _choice(self, place: int, choice: _Choice, prompts: list[Prepared]) -> dict[str, Any]:
+        text, tokens, hidden = choice.text, choice.tokens, 0
         if self.asked.echo:
-            given = self.prompts[place // self.asked.n]
-            before = choice.prompt or await self._texts(prompts[place // self.asked.n])
-            text = (given if isinstance(given, str) else "".join(token.text for token in before)) + text
-            tokens = [*before, *tokens]
-        scores = legacy_logprobs(tokens, self.asked.logprobs) if self.asked.logprobs is not None else None
+            given, prompt = self.prompts[place // self.asked.n], prompts[place // self.asked.n]
+            spelt = prompt.text or "".join(token.text for token in choice.prompt)
+            text = (given if isinstance(given, str) else spelt) + text
+            tokens, hidden = [*choice.prompt, *tokens], prompt.before
+        scores = None
+        if self.asked.logprobs is not None:
+            scores = legacy_logprobs(tokens, self.asked.logprobs, hidden=hidden)
         finish = "length" if self.only_score else choice.finish
         return {"index": place, "text": text, "logprobs": scores, "finish_reason": finish}
 
-    async def _texts(self, ids: tuple[int, ...]) -> list[Token]:
-        """An echoed prompt's tokens as text, from a scoring of it."""
-        request = EngineRequest(id=f"{self.id}-echo-{secrets.token_hex(4)}", ids=ids, kind="score")
-        found: list[Token] = []
-        async for event in self.model.client.generate(request):
-            if event.error:
-                raise event_error(event)
-            found += event.prompt
-        return found
-
-    async def _chunks(
-        self, prompts: list[tuple[int, ...]], admitted: AsyncExitStack
-    ) -> AsyncIterator[dict[str, Any]]:
-        choices = [_Choice() for _ in range(len(prompts) * self.asked.n)]
-        async with admitted:
-            events = self._events(prompts)
-            try:
-                async for place, event in events:
-                    text = choices[place].add(event)
-                    scores = None
-                    if self.asked.logprobs is not None:
-                        scores = legacy_logprobs(list(event.tokens), self.asked.logprobs)
-                    if text or event.finish or scores:
-                        choice = {"index": place, "text": text, "logprobs": scores,
-                                  "finish_reason": event.finish or None}  # fmt: skip
-                        yield self._body([choice])
-            finally:
-                await events.aclose()  # type: ignore[attr-defined]
+    async def _chunks(self, prompts: list[Prepared]) -> AsyncIterator[dict[str, Any]]:
+        choices = [_Choice() for _ in range(self.count)]
+        events = self._events(prompts)
+        try:
+            async for place, event in events:
+                choice = choices[place]
+                text, scores = choice.add(event), None
+                if self.asked.logprobs is not None:
+                    tokens = list(event.tokens)
+                    scores = legacy_logprobs(tokens, self.asked.logprobs, at=choice.shown)
+                    choice.shown += sum(len(token.text) for token in tokens)
+                if text or event.finish or scores:
+                    one = {"index": place, "text": text, "logprobs": scores,
+                           "finish_reason": event.finish or None}  # fmt: skip
+                    yield self._body([one])
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+        self._trace(choices, prompts)
         if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
             yield self._body([]) | {"usage": self._usage(prompts, choices)}
 
-    def _usage(self, prompts: list[tuple[int, ...]], choices: list[_Choice]) -> dict[str, Any]:
+    def _trace(self, choices: list[_Choice], prompts: list[Prepared]) -> None:
+        if self.traces is None or self.only_score:
+            return
+        for place, choice in enumerate(choices):
+            number = place // self.asked.n
+            message = Message(role="assistant", content=(choice.text,) if choice.text else ())
+            self.traces.add(
+                f"{self.id}-{place}", self.asked.model, message, choice.tokens, choice.finish, self.params,
+                prompts[number], self.version, {"messages": [], "prompt": self.prompts[number]},
+            )  # fmt: skip
+
+    def _usage(self, prompts: list[Prepared], choices: list[_Choice]) -> dict[str, Any]:
         reply = sum(len(choice.tokens) for choice in choices)
-        return usage_of(sum(map(len, prompts)), reply, max(choice.cached for choice in choices))
+        cached = max(choice.cached for choice in choices)
+        return usage_of(sum(len(prompt.ids) for prompt in prompts), reply, cached)
 
     def _body(self, choices: list[Any]) -> dict[str, Any]:
         return {
             "id": self.id, "object": "text_completion", "created": self.created, "model": self.asked.model,
-            "system_fingerprint": self.model.client.info.weight_version, "choices": choices,
+            "system_fingerprint": self.version, "choices": choices,
         }  # fmt: skip
 
 
-def legacy_logprobs(tokens: list[Token], count: int | None) -> dict[str, Any]:
-    """The form of /v1/completions. The first token of a text has none: null."""
-    offsets, at = [], 0
-    for token in tokens:
+def legacy_logprobs(
+    tokens: list[Token], count: int | None, *, at: int = 0, hidden: int = 0
+) -> dict[str, Any]:
+    """The form of /v1/completions. The first token of a text has none: null. `at` characters went before
+    these tokens; the first `hidden` tokens stand before the text and take no room in it."""
+    offsets = []
+    for number, token in enumerate(tokens):
         offsets.append(at)
-        at += len(token.text)
+        at += 0 if number < hidden else len(token.text)
     tops = [
         {text: logprob for _, logprob, text in reversed(token.top)} | {token.text: token.logprob}
         for token in tokens
@@ -204,32 +237,34 @@ async def embeddings(served: Served, asked: EmbeddingRequest, http: HttpRequest,
     """The mean of the last hidden states of each input, of unit length."""
     ignored = asked.check_fields(lenient=lenient)
     model, adapter = served.find(asked.model)
-    prompts = await token_prompts(model, prompts_of(asked.input, "input", served.limits.choices), "input")
+    version = model.version(adapter)
+    given = prompts_of(asked.input, "input", served.limits.choices)
     id = secrets.token_hex(12)
-    requests = [
-        EngineRequest(id=f"embd-{id}-{place}", ids=ids, kind="embed", adapter=adapter)
-        for place, ids in enumerate(prompts)
-    ]
-    found: list[tuple[float, ...]] = [()] * len(requests)
 
-    async def work() -> None:
-        async with served.admitted(model, len(requests)):
+    async def work() -> tuple[list[tuple[float, ...]], int]:
+        found: list[tuple[float, ...]] = [()] * len(given)
+        async with served.admitted(model, len(given)):
+            prompts = await token_prompts(model, given, 0, "input")
+            requests = [
+                EngineRequest(id=f"embd-{id}-{place}", ids=prompt.ids, kind="embed", adapter=adapter)
+                for place, prompt in enumerate(prompts)
+            ]
             async for place, event in merged(model.client, requests):
                 if event.error:
                     raise event_error(event)
                 found[place] = event.embedding or found[place]
+        return found, sum(len(prompt.ids) for prompt in prompts)
 
-    await unless_gone(http, work())
+    found, count = await unless_gone(http, work())
     data = [
         {"object": "embedding", "index": place, "embedding": _encoded(vector, asked.encoding_format)}
         for place, vector in enumerate(found)
     ]
-    count = sum(map(len, prompts))
-    usage = {"prompt_tokens": count, "total_tokens": count}
-    headers = {"X-Whorl-Weights": model.client.info.weight_version}
-    headers |= {"X-Whorl-Ignored": ", ".join(ignored)} if ignored else {}
-    body = {"object": "list", "data": data, "model": asked.model, "usage": usage}
-    return JSONResponse(body, headers=headers)
+    body = {
+        "object": "list", "data": data, "model": asked.model,
+        "usage": {"prompt_tokens": count, "total_tokens": count},
+    }  # fmt: skip
+    return JSONResponse(body, headers={"X-Whorl-Weights": version, **ignored_header(ignored)})
 
 
 def _encoded(vector: tuple[float, ...], form: str) -> Any:

@@ -5,38 +5,40 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whorl.base.errors import InputError
+from whorl.base.keys import read_keys
 from whorl.serve.api.errors import ApiError, error_response
+from whorl.serve.config import ServeConfig
 
 OPEN = ("/health", "/ready")
 LINGER_SECONDS = 5.0
 
 
-def read_keys(path: str | None) -> tuple[str, ...]:
-    """One key a line; empty lines and lines that begin with # are left out."""
-    if path is None:
-        return ()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the key file {path} cannot be read: {error}") from error
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
-    if not keys:
-        raise InputError(f"the key file {path} holds no key; write one a line")
-    return keys
+class KeyRing(NamedTuple):
+    """The keys of the API and of /metrics; without any, everybody may ask."""
+
+    api: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, config: ServeConfig) -> KeyRing:
+        """InputError where a file of keys cannot be read."""
+        return cls(
+            read_keys(config.api_key_file, "--api-key-file"),
+            read_keys(config.metrics_key_file, "--metrics-key-file"),
+        )
 
 
 class Keys:
     """Lets a request through that carries one of the keys, as `Authorization: Bearer KEY`."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], metrics_keys: Sequence[str]) -> None:
-        self.app, self._keys, self._metrics = app, keys, metrics_keys or keys
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+        self.app, self._keys, self._metrics = app, keys.api, keys.metrics or keys.api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,8 +46,8 @@ class Keys:
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         wanted = () if path in OPEN else self._metrics if path == "/metrics" else self._keys
-        given = Request(scope).headers.get("authorization", "")
-        if wanted and not known(given.removeprefix("Bearer ").strip(), wanted):
+        scheme, _, key = Request(scope).headers.get("authorization", "").partition(" ")
+        if wanted and not (scheme.lower() == "bearer" and known(key.strip(), wanted)):
             message = "the key is missing or wrong; send Authorization: Bearer KEY"
             error = ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
             await error_response(error)(scope, receive, send)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.server import HANDLED_SIGNALS
 
 from whorl.base.errors import InputError
 
@@ -24,7 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
-        raise InputError(f"--host {host} --port {port}: {error.strerror or error}; take another") from error
+        raise InputError(f"--host {host} --port {port}: {error.strerror or error}; choose another") from error
 
 
 def address_of(listener: socket.socket, root_path: str) -> tuple[str, str]:
@@ -45,12 +50,41 @@ def http_settings(
     )  # fmt: skip
 
 
+class Server(uvicorn.Server):
+    """Lets what runs end at SIGINT or SIGTERM, and returns. uvicorn would raise the signal once more, which
+    ends the process before what it started is closed, with a code that looks like a crash."""
+
+    asked: int | None = None  # the signal that it was first asked to leave by
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python has signals for the main thread alone
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
+        try:
+            yield
+        finally:  # from here on a second signal ends the process at once
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.asked is None:
+            self.asked = sig
+        super().handle_exit(sig, frame)
+
+    def check_interrupted(self) -> None:
+        """KeyboardInterrupt where it was Ctrl-C: the command then ends as it does at every Ctrl-C."""
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+
+
 def check_proxying(trusted_proxy: Sequence[str], root_path: str) -> None:
     """InputError for what would only be found when a request comes."""
     for address in trusted_proxy:
         try:
             ipaddress.ip_network(address, strict=False)
         except ValueError as error:
-            raise InputError(f"--trusted-proxy {address} is no address or network: {error}") from error
+            raise InputError(f"--trusted-proxy {address} is not an address or network: {error}") from error
     if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
-        raise InputError(f"--root-path {root_path} begins with / and does not end with it")
+        raise InputError(f"--root-path {root_path} must begin with / and must not end with /")
