@@ -46,9 +46,9 @@ class Battle:
 
     def __post_init__(self) -> None:
         if not self.model_a or not self.model_b:
-            raise DataError("a battle needs the names of two models; one is empty")
+            raise DataError("a battle needs two model names; one is empty")
         if self.model_a == self.model_b:
-            raise DataError(f"a battle needs two models; {self.model_a!r} is against itself")
+            raise DataError(f"a battle needs two models; {self.model_a!r} is paired with itself")
         if self.winner not in WINNERS:
             raise DataError(f"winner {self.winner!r} is not one of {', '.join(WINNERS)}")
         if self.time is not None and not math.isfinite(self.time):
@@ -144,9 +144,9 @@ class Battles:
         both = Labels.of([*model_a, *model_b])
         a, b = both.codes[:count], both.codes[count:]
         if len(model_b) != count or np.any(both.codes < 0):
-            raise DataError("battles need the names of two models each; some are empty")
+            raise DataError("each battle needs two model names; some are empty")
         if np.any(a == b):
-            raise DataError(f"battle {int(np.argmax(a == b)) + 1} has a model against itself")
+            raise DataError(f"battle {int(np.argmax(a == b)) + 1} pairs a model with itself")
 
         def numbers(column: ArrayLike | None) -> NDArray[np.float64]:
             return np.full(count, np.nan) if column is None else np.asarray(column, dtype=np.float64)
@@ -197,7 +197,7 @@ class Battles:
         if np.any(self.winner > BOTH_BAD):
             raise DataError(f"winner codes go from {MODEL_A} to {BOTH_BAD}")
         if np.any((self.probability <= 0) | (self.probability > 1)):  # nan is neither
-            raise DataError("the probability of a pair lies in (0, 1]")
+            raise DataError("the probability of a pair must be in (0, 1]")
 
     def __len__(self) -> int:
         return len(self.a)

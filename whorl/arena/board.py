@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from whorl.arena.battles import Battles
 from whorl.arena.config import RatingConfig
-from whorl.arena.ratings import fit_bradley_terry
+from whorl.arena.ratings import Ratings, fit_bradley_terry
 from whorl.base.errors import DataError, InputError
 from whorl.base.files import atomic_write
 
@@ -29,7 +29,7 @@ class Board:
     """Ratings as published: `rows` as `Ratings.rows` has them, and what they were made from.
 
     `battles` is the digest of the battles the settings were applied to, `until` the time of the last one
-    of them (None where no time is known).
+    of them (None where no time is known), `at` the moment at which a store's log was cut for it, if one was.
     """
 
     settings: RatingConfig
@@ -40,10 +40,11 @@ class Board:
     style: dict[str, tuple[float, float, float]]
     tie_width: float
     notes: tuple[str, ...]
+    at: float | None = None
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, UTF-8, one newline at the end."""
-        record = {
+        record: dict[str, Any] = {
             "format": FORMAT,
             "settings": self.settings.model_dump(mode="json"),
             "battles": self.battles,
@@ -54,6 +55,8 @@ class Board:
             "tie_width": round(self.tie_width, 4),
             "notes": list(self.notes),
         }
+        if self.at is not None:
+            record["at"] = self.at
         text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode("utf-8")
 
@@ -67,11 +70,21 @@ class Board:
             file.write(self.to_bytes())
 
 
-def make_board(battles: Battles, settings: RatingConfig | None = None) -> Board:
+class OtherBoardError(DataError):
+    """A board made again is not the one that it was made from."""
+
+
+def rate(battles: Battles, settings: RatingConfig) -> Ratings:
+    """The ratings of a board; raises what `fit_bradley_terry` raises."""
+    chosen = battles if settings.category is None else battles.of_category(settings.category)
+    return fit_bradley_terry(chosen, **settings.model_dump(exclude={"category"}))
+
+
+def make_board(battles: Battles, settings: RatingConfig | None = None, *, at: float | None = None) -> Board:
     """The board of these battles; raises what `fit_bradley_terry` raises."""
     settings = RatingConfig() if settings is None else settings
+    ratings = rate(battles, settings)
     chosen = battles if settings.category is None else battles.of_category(settings.category)
-    ratings = fit_bradley_terry(chosen, **settings.model_dump(exclude={"category"}))
     known = chosen.time[np.isfinite(chosen.time)]
     return Board(
         settings=settings,
@@ -82,11 +95,12 @@ def make_board(battles: Battles, settings: RatingConfig | None = None) -> Board:
         style=ratings.style,
         tie_width=ratings.tie_width,
         notes=ratings.notes,
+        at=at,
     )
 
 
 def replay(board: bytes, battles: Battles, where: str = "board") -> Board:
-    """The board made again from the battles; raises `DataError` unless its bytes are `board`'s.
+    """The board made again from the battles; raises `OtherBoardError` unless its bytes are `board`'s.
 
     The error says what differs: the battles, a model's row, or something else.
     """
@@ -95,17 +109,17 @@ def replay(board: bytes, battles: Battles, where: str = "board") -> Board:
         settings = RatingConfig.model_validate(record.get("settings"))
     except ValidationError as error:
         raise DataError(
-            f"{where}: its settings are not ones of this version: {error.errors()[0]['msg']}"
+            f"{where}: its settings do not fit this version: {error.errors()[0]['msg']}"
         ) from error
     if record.get("battles") != battles.digest:
-        raise DataError(
+        raise OtherBoardError(
             f"{where} was made from other battles: {record.get('votes')} votes, digest"
             f" {str(record.get('battles'))[:12]}…, here {len(battles)}, {battles.digest[:12]}…"
         )
-    made = make_board(battles, settings)
+    made = make_board(battles, settings, at=record.get("at"))
     if made.to_bytes() != board:
-        raise DataError(
-            f"{where} is not what its battles give: {difference(record, json.loads(made.to_bytes()))}"
+        raise OtherBoardError(
+            f"{where} does not match its battles: {difference(record, json.loads(made.to_bytes()))}"
         )
     return made
 
@@ -114,10 +128,13 @@ def read_board(board: bytes, where: str = "board") -> dict[str, Any]:
     """A board's record; a broken or newer one is an error."""
     try:
         record = json.loads(board)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, no JSON, or JSON beyond what Python reads
         raise DataError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
-        raise DataError(f"{where} is no board: it has no format number")
+        raise DataError(f"{where} is not a board: it has no format number")
+    at = record.get("at")
+    if at is not None and (isinstance(at, bool) or not isinstance(at, int | float)):
+        raise DataError(f"{where}: its 'at' is not a time in seconds since 1970")
     if record["format"] > FORMAT:
         raise InputError(
             f"{where} has format {record['format']}, newer than {FORMAT}: update whorl to read it"
@@ -131,9 +148,9 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> str:
         if one.get(key) == other.get(key):
             continue
         if key != "rows":
-            return f"{key} is {one.get(key)!r}, made again {other.get(key)!r}"
+            return f"{key} is {one.get(key)!r}, recomputed {other.get(key)!r}"
         for mine, yours in zip(one.get(key, []), other.get(key, []), strict=False):
             if mine != yours:
-                return f"row {mine}, made again {yours}"
-        return f"{len(one.get(key, []))} rows, made again {len(other.get(key, []))}"
-    return "the same content in other bytes (spaces or the order of keys)"
+                return f"row {mine}, recomputed {yours}"
+        return f"{len(one.get(key, []))} rows, recomputed {len(other.get(key, []))}"
+    return "same content, different bytes (spaces or key order)"

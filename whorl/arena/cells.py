@@ -18,6 +18,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "category": ("category",),
     "prompt": ("prompt", "prompt_hash", "question_id"),
 }
+ONE_LINE = {"model_a", "model_b", "winner", *(word for name in ("time", "probability", "voter", "category")
+                                              for word in COLUMNS[name])}  # fmt: skip
+"""Columns whose cells have no line break."""
 ONE_HOT = {"winner_model_a": MODEL_A, "winner_model_b": MODEL_B, "winner_tie": TIE}  # Kaggle's
 WORDS: dict[str, int] = {
     "model_a": MODEL_A,
@@ -39,6 +42,9 @@ METADATA = {
     "lists": "list_count_{}",
     "bold": "bold_count_{}",
 }
+
+
+SHORT = 60  # characters of a cell that are named
 
 
 class BadRowError(Exception):
@@ -63,8 +69,14 @@ def model_name(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
         empty = value is None or isinstance(value, str)
-        raise BadRowError(f"{column} is {'empty' if empty else 'no text'}")
+        raise BadRowError(f"{column} is {'empty' if empty else 'not text'}")
     return text(value.strip(), column)
+
+
+def saw_names(row: Mapping[str, Any]) -> bool:
+    """Whether the voter knew who answered: FastChat's files have such battles too, marked by `anony`."""
+    value = row.get("anony")
+    return value is not None and str(value).strip().casefold() in ("false", "0")
 
 
 def winner_code(row: Mapping[str, Any], model_a: str, model_b: str) -> int:
@@ -86,8 +98,8 @@ def winner_code(row: Mapping[str, Any], model_a: str, model_b: str) -> int:
     code = WORDS.get(word.casefold())
     if code is None:
         raise BadRowError(
-            f"winner {text(word, 'winner')[:60]!r} is none of model_a, model_b, tie, tie (bothbad)"
-            " nor one of the two names"
+            f"winner {text(word, 'winner')[:SHORT]!r} is not model_a, model_b, tie, tie (bothbad) or"
+            " one of the two names"
         )
     return code
 
@@ -101,7 +113,7 @@ def read_cell(name: str, value: Any) -> Any:
     if name == "probability":
         number = number_of(value, name)
         if not 0 < number <= 1:
-            raise BadRowError(f"probability {value} is not in (0, 1]")
+            raise BadRowError(f"probability {str(value)[:SHORT]} is not in (0, 1]")
         return number
     return text(value if isinstance(value, str) else json.dumps(value, sort_keys=True), name)
 
@@ -115,17 +127,23 @@ def seconds(value: Any) -> float:
     try:
         when = datetime.fromisoformat(value.strip())
     except (AttributeError, ValueError):
-        raise BadRowError(f"time {value!r} is neither seconds since 1970 nor an ISO 8601 date") from None
+        raise BadRowError(f"time {short(value)} is neither seconds since 1970 nor an ISO 8601 date") from None
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def short(value: Any) -> str:
+    """A cell as a line of text can name it."""
+    text = repr(value)
+    return text if len(text) <= SHORT else f"{text[:SHORT]}…"
 
 
 def number_of(value: Any, what: str) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise BadRowError(f"{what} {value!r} is no number")
+        raise BadRowError(f"{what} {short(value)} is not a number")
     return number
 
 
@@ -145,7 +163,7 @@ def count_of(row: Mapping[str, Any], name: str) -> tuple[float, float]:
     for side in "ab":
         value = _cell(row, name, side)
         if value is None:
-            raise BadRowError(f"no {name}_{side}, which style control asks for")
+            raise BadRowError(f"no {name}_{side}, which style control needs")
         parts = list(value.values()) if isinstance(value, dict) else [value]
         number = sum(number_of(part, f"{name}_{side}") for part in parts)
         if number < 0:

@@ -204,8 +204,12 @@ def _newton(problem: Problem, theta: Array) -> Array:
                 break
             length, whole = length / 2, False
             if length < 1e-10:
-                raise DataError("the ratings' likelihood cannot be minimised: weights or style are extreme")
+                raise DataError(
+                    "the ratings' likelihood cannot be maximised: weights or style counts are too extreme"
+                )
         theta, loss = tried, lower
         if whole and np.max(np.abs(step)) < CLOSE_ENOUGH:
             return theta
-    raise DataError(f"the ratings did not settle in {MOST_STEPS} Newton steps: weights or style are extreme")
+    raise DataError(
+        f"the ratings did not settle in {MOST_STEPS} Newton steps: weights or style counts are too extreme"
+    )

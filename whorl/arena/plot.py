@@ -1,4 +1,4 @@
-"""Ratings with their intervals as one picture: svg, a page with hover (html), or png.
+"""Ratings with intervals as one picture: svg, a page with hover (html), or png.
 
 Every form is drawn from the same few shapes; none needs a network, a browser or a plotting library.
 """
@@ -17,6 +17,7 @@ from whorl.arena.table import end, span
 from whorl.base.errors import InputError
 from whorl.base.files import atomic_write
 from whorl.base.plot import label, round_ticks
+from whorl.base.progress import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,8 +116,8 @@ def layout(ratings: Ratings, title: str) -> tuple[list[Shape], int]:
             kind: Kind = "mark" if np.isfinite(one_end) else "open"
             shapes.append(Line(kind, x(rating), y, x(one_end), y, group))
         about = (
-            f"{ratings.models[place]}: {rating:.1f}, {100 * ratings.level:g} % from {end(lower)} to"
-            f" {end(upper)}, rank {ratings.rank[place]}, {ratings.battles[place]:,} battles"
+            f"{printable(ratings.models[place])}: {rating:.1f}, {100 * ratings.level:g} % from {end(lower)}"
+            f" to {end(upper)}, rank {ratings.rank[place]}, {ratings.battles[place]:,} battles"
         )
         shapes.append(Dot(x(rating), y, group, about))
         shapes.append(Words(WIDTH - 16, y + 4.5, "end", f"{rating:.0f}"))
@@ -124,6 +125,7 @@ def layout(ratings: Ratings, title: str) -> tuple[list[Shape], int]:
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
@@ -171,14 +173,14 @@ def svg(shapes: list[Shape], height: int, title: str) -> str:
 
 def page(picture: str, title: str, ratings: Ratings) -> str:
     """The picture on a page of its own, what should be known about it below."""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in ratings.notes)
+    notes = "".join(f"<li>{escape(printable(note))}</li>" for note in ratings.notes)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         "<style>:root { color-scheme: light dark } body { margin: 24px auto; max-width: 860px;"
         " padding: 0 16px; font: 15px/1.5 system-ui, sans-serif } svg { max-width: 100%; height: auto }"
         f"</style></head><body>{picture}<p>{ratings.votes:,} battles, {len(ratings.models)} models;"
-        f" {100 * ratings.level:g} % intervals. A rank counts the models whose interval lies wholly above."
+        f" {100 * ratings.level:g} % intervals. A rank counts the models whose interval lies entirely above."
         f"</p><ul>{notes}</ul></body></html>\n"
     )
 

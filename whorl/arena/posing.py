@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.arena.intervals import symmetric
 from whorl.arena.likelihood import Array, Problem
 from whorl.arena.outcomes import Outcomes
 from whorl.base.errors import InputError
@@ -40,13 +41,34 @@ class Posed:
     open_ends: tuple[NDArray[np.bool_], NDArray[np.bool_]]  # [M] no lower end, no upper end
     notes: list[str] = field(default_factory=list)
 
-    def spread(self, sandwich: Array, inverse: Array) -> Array:
-        """The covariance to report. A model that won every battle, or tied each, has scores near 0 and so
-        a sandwich near 0, however few its battles; for those models H⁻¹ is added."""
-        part = np.zeros(len(sandwich))
-        part[: len(self.unbounded)] = self.unbounded | self.tied
-        spread: Array = sandwich + part[:, None] * inverse * part[None, :]
-        return spread
+    def spread(self, sandwich: Array, inverse: Array, theta: Array) -> tuple[Array, Array]:
+        """(the covariance to report, each parameter's variance for its own interval).
+
+        A model that won every battle, or tied each, has scores near 0 and so a sandwich near 0, however few
+        its battles. Of those battles the likelihood's own variance counts instead, in the middle of the
+        sandwich: it then stands in both models' places, and what they share cancels in a difference. How far
+        away a model is that only won or lost nobody knows, and that is no doubt about the others: their own
+        intervals are without it, and its own has the whole of H⁻¹.
+        """
+        out, models = self.problem.outcomes, self.problem.outcomes.models
+        terms = self.problem.terms(theta)
+        missing = np.maximum(out.weight * terms.by_dd - out.square * terms.by_d**2, 0.0)
+        far = self.unbounded[out.a] | self.unbounded[out.b]
+        level = (self.tied[out.a] | self.tied[out.b]) & ~far
+        between_ties = self._filled(np.where(level, missing, 0.0))
+        prior = np.zeros(len(theta))
+        prior[:models] = self.problem.ridge[:models]  # 0 but where a group has a model that is unbounded
+        beyond = self._filled(np.where(far, missing, 0.0)) + np.diag(prior)
+        near: Array = sandwich + symmetric(inverse @ between_ties @ inverse)
+        own = np.diag(near).copy()
+        own[:models] += np.where(self.unbounded, np.diag(inverse)[:models], 0.0)
+        return near + symmetric(inverse @ beyond @ inverse), own
+
+    def _filled(self, values: Array) -> Array:
+        """Σ values·xxᵀ over the outcomes; nothing for the width of a tie, which other votes tell too."""
+        nothing = np.zeros(len(values))
+        has_tie = self.problem.sizes[2]
+        return self.problem.moments(values, (nothing, nothing) if has_tie else None)
 
 
 def pose(outcomes: Outcomes, ties: Ties, models: tuple[str, ...]) -> Posed:
@@ -58,14 +80,14 @@ def pose(outcomes: Outcomes, ties: Ties, models: tuple[str, ...]) -> Posed:
         apart = np.flatnonzero(groups != np.argmax(sizes))
         notes.append(
             f"{named(apart, models)} never met the others, not even through a third model:"
-            f" {len(sizes)} groups are rated apart and must not be compared"
+            f" {len(sizes)} groups are rated separately and must not be compared"
         )
     unbounded, open_low, open_high = unbounded_models(outcomes, groups, leagues)
     for which, what, end in ((open_high, "won", "upper"), (open_low, "lost", "lower")):
         if which.any():
             notes.append(
-                f"{named(np.flatnonzero(which), models)} only ever {what} against the others:"
-                f" no {end} end; a weak prior keeps the rating finite"
+                f"{named(np.flatnonzero(which), models)} only ever {what} against the others: no"
+                f" {end} bound; a weak prior keeps the rating finite"
             )
     tied = (outcomes.points == 0.5) & (outcomes.count > 0)
     decided = np.zeros(outcomes.models, dtype=bool)
@@ -73,9 +95,9 @@ def pose(outcomes: Outcomes, ties: Ties, models: tuple[str, ...]) -> Posed:
         decided[ends[(outcomes.points != 0.5) & (outcomes.count > 0)]] = True
     if ties == "rao-kupper":
         if tied.all():
-            raise InputError("every battle is a tie: Rao and Kupper's width has no end; take half wins")
+            raise InputError("every battle is a tie: Rao and Kupper's tie width is unbounded; use half wins")
         if not tied.any():
-            notes.append("no battle is a tie: Rao and Kupper's model is Bradley and Terry's here")
+            notes.append("no battle is a tie: Rao and Kupper's model equals Bradley and Terry's here")
             ties = "half"
     separated = np.isin(groups, groups[unbounded])
     ridge = np.concatenate(

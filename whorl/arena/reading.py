@@ -16,12 +16,14 @@ from whorl.arena.battles import Battles
 from whorl.arena.cells import (
     COLUMNS,
     ONE_HOT,
+    ONE_LINE,
     BadRowError,
     count_of,
     first,
     has_count,
     model_name,
     read_cell,
+    saw_names,
     winner_code,
 )
 from whorl.arena.records import records
@@ -34,9 +36,11 @@ MOST_KEPT = 1000  # bad rows whose text is kept; all are counted
 
 @dataclass
 class ReadReport:
-    """What was read: good and bad rows; `bad` holds the first lines `file:line: why`."""
+    """What was read: good and bad rows; `bad` holds the first lines `file:line: why`. `named` rows are
+    votes whose voter saw the models' names; they are left out, as FastChat's own analysis does."""
 
     good: int = 0
+    named: int = 0
     bad_count: int = 0
     bad: list[str] = field(default_factory=list)
     columns: tuple[str, ...] = ()  # of `COLUMNS` and counts of style, those that were used
@@ -57,7 +61,7 @@ def read_battles(
     """
     path = Path(path)
     columns = _Columns(str(path), where, style)
-    for place, row in records(path, columns.of_table):
+    for place, row in records(path, columns):
         columns.add(place, row)
     return columns.finish()
 
@@ -78,13 +82,14 @@ class _Columns:
         self.passed_over = 0
         self.where_seen: set[str] = set()
 
-    def of_table(self, header: Sequence[str]) -> None:
+    def of_table(self, header: Sequence[str], line: int) -> Sequence[str]:
         """The file is a table with these columns: all that a battle needs and that are asked for must be."""
+        header = self._meant(header, line)
         for name in ("model_a", "model_b", "winner"):
             if name in header or (name == "winner" and all(column in header for column in ONE_HOT)):
                 continue
             raise InputError(
-                f"{self.path}:1: no column {name!r}{nearest(name, header) if header else ''}"
+                f"{self.path}:{line}: no column {name!r}{nearest(name, header) if header else ''}"
                 " (needed: model_a, model_b, winner)"
             )
         asked = [] if self.where is None else [(self.where[0], "--category")]
@@ -92,10 +97,39 @@ class _Columns:
         for column, option in asked:
             if column not in header:
                 raise InputError(
-                    f"{self.path}:1: no column {column!r}, which {option} asks for{nearest(column, header)}"
+                    f"{self.path}:{line}: no column {column!r}, which {option} needs{nearest(column, header)}"
                 )
         there = {name: tuple(word for word in words if word in header) for name, words in COLUMNS.items()}
         self.sources = {name: words for name, words in there.items() if words}
+        return header
+
+    def _meant(self, header: Sequence[str], line: int) -> Sequence[str]:
+        """Known columns whatever their case (Model_A); one that is there twice is refused."""
+        known = {"model_a", "model_b", "winner", *ONE_HOT, *(word for of in COLUMNS.values() for word in of)}
+        meant = [
+            name.casefold() if name.casefold() in known and name.casefold() not in header else name
+            for name in header
+        ]
+        used = known | {
+            f"{name}_{side}" for name in (STYLES if self.style is None else self.style) for side in "ab"
+        }
+        used |= {self.where[0]} if self.where else set()
+        for name in sorted(used):
+            if meant.count(name) > 1:
+                raise InputError(
+                    f"{self.path}:{line}: column {name!r} appears twice; rename or drop one of them"
+                )
+        return meant
+
+    def is_one_line(self, column: str) -> bool:
+        return column in ONE_LINE or column in ONE_HOT
+
+    def looks_whole(self, row: Mapping[str, str]) -> bool:
+        try:
+            winner_code(row, model_name(row, "model_a"), model_name(row, "model_b"))
+        except BadRowError:
+            return False
+        return True
 
     def add(self, place: int, row: Mapping[str, Any] | str) -> None:
         try:
@@ -104,9 +138,12 @@ class _Columns:
             if self.where and not self._wanted(row):
                 self.passed_over += 1
                 return
+            if saw_names(row):
+                self.report.named += 1
+                return
             model_a, model_b = self._name(row, "model_a"), self._name(row, "model_b")
             if model_a == model_b:
-                raise BadRowError(f"{model_a!r} against itself")
+                raise BadRowError(f"{model_a!r} paired with itself")
             winner = winner_code(row, model_a, model_b)
             extra = [read_cell(name, first(row, columns)) for name, columns in self.sources.items()]
             if self.style is None:
@@ -137,7 +174,7 @@ class _Columns:
     def _wanted(self, row: Mapping[str, Any]) -> bool:
         column, value = self.where  # type: ignore[misc]
         if column not in row:
-            raise BadRowError(f"no {column!r}, which --category asks for")
+            raise BadRowError(f"no {column!r}, which --category needs")
         found = str(row[column])
         if len(self.where_seen) < 100:
             self.where_seen.add(found)
@@ -180,6 +217,11 @@ class _Columns:
             return (
                 f"{self.path} has no battle with {column} {value!r}{nearest(value, sorted(self.where_seen))}"
             )
+        if self.report.named:
+            return (
+                f"{self.path} has no blind votes (anony is false in"
+                f" {self.report.named:,} rows); only blind votes are rated"
+            )
         if self.report.bad:
-            return f"{self.path} holds no battle that can be rated; the first bad row: {self.report.bad[0]}"
-        return f"{self.path} holds no battles: one row each with model_a, model_b and winner"
+            return f"{self.path} has no battles that can be rated; the first bad row: {self.report.bad[0]}"
+        return f"{self.path} has no battles; each row needs model_a, model_b and winner"

@@ -55,7 +55,7 @@ def pair_sampler(
     """
     names = tuple(sorted(set(models)))
     if len(names) < 2:
-        raise InputError(f"a battle needs two models that can be shown; there are {len(names)}")
+        raise InputError(f"a battle needs two models that can be shown; available: {len(names)}")
     if not 0 < floor <= 1:
         raise InputError(f"floor {floor} is not in (0, 1]; 0.1 is usual")
     first, second = np.triu_indices(len(names), k=1)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import kendalltau
 
 from whorl.arena.battles import BOTH_BAD, MODEL_A, MODEL_B, TIE, Battles, Labels
 from whorl.arena.likelihood import Array, Problem, minimise
@@ -173,6 +172,8 @@ class Recovery:
 
 def recovery(ratings: Ratings, truth: Mapping[str, float]) -> Recovery:
     """Of ratings of the models of `truth` (ratings in points with the same centre)."""
+    from scipy.stats import kendalltau  # half a second to import
+
     values = np.array([truth[name] for name in ratings.models])
     inside = (ratings.low <= values) & (values <= ratings.high)
     tau = float(kendalltau(ratings.rating, values).statistic)
@@ -186,10 +187,12 @@ def coverage(
     *,
     repeats: int,
     seed: int = 0,
+    truth: Mapping[str, float] | None = None,
     **fit: Any,
 ) -> Recovery:
-    """Over `repeats` sets of `count` votes: how many intervals held the judges' limit, the mean τ."""
-    truth = limit_of(strengths, judges)
+    """Over `repeats` sets of `count` votes: how many intervals held `truth` (the limit of these judges' votes
+    with ties as half wins), and the mean τ."""
+    truth = limit_of(strengths, judges) if truth is None else truth
     found = [
         recovery(fit_bradley_terry(simulate_battles(strengths, judges, count, seed=seed + n), **fit), truth)
         for n in range(1, repeats + 1)

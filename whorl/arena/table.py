@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whorl.arena.ratings import Ratings
+from whorl.base.progress import printable
 
 BAR = 30  # characters of the drawn interval
 LINE, DOT = "─", "●"
@@ -35,7 +36,7 @@ def ratings_table(
         low, high = ratings.low[place], ratings.high[place]
         cells: list[str | Text] = [
             str(ratings.rank[place]),
-            escape(ratings.models[place]),
+            escape(printable(ratings.models[place])),
             f"{ratings.rating[place]:.0f}",
             f"{end(low)} – {end(high)}",
             f"{ratings.battles[place]:,}",

@@ -63,7 +63,7 @@ def ratings_over_time(
     battles = battles if isinstance(battles, Battles) else Battles.from_rows(battles)
     known = battles.take(np.isfinite(battles.time))
     if not len(known):
-        raise InputError("no battle has a time; ratings over time need it")
+        raise InputError("no battle has a time, which ratings over time need")
     if isinstance(times, int):
         if times < 1:
             raise InputError(f"times {times} must be 1 or more")

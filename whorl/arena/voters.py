@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from whorl.arena.battles import Battles
 from whorl.base.errors import InputError
@@ -61,7 +61,7 @@ def odd_voters(battles: Battles, *, alpha: float = 0.1, seed: int = 0) -> list[O
         looks = np.sort(random.choice(np.arange(1, len(rows) + 1), LOOKS, replace=False))
         p = against.p_values(rows, random.random(len(rows)))
         statistic = -2 * np.cumsum(np.log(p))[looks - 1]
-        threshold = chi2.isf(alpha / LOOKS, 2 * looks)
+        threshold = chdtri(2 * looks, alpha / LOOKS)
         at = int(np.argmax(statistic - threshold))
         if statistic[at] >= threshold[at]:
             votes = int(starts[code + 1] - starts[code])

@@ -20,9 +20,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from whorl import __version__
-from whorl.arena.store import chain
+from whorl.arena.store import chain, parts
 from whorl.arena.store.database import SCHEMA, Database, use_write_ahead_log
 from whorl.arena.store.dump import check_dump, load_dump, write_dump
+from whorl.arena.store.heads import HeadNotes
 from whorl.arena.store.migrate import alembic_config, known_revisions, refusal, refuse_none, upgrade
 from whorl.arena.store.records import Head
 from whorl.arena.store.schema import metadata
@@ -60,17 +61,15 @@ def backup_workspace(
     """
     target, workspace = Path(target), Path(workspace)
     if target.exists() or target.is_symlink():
-        raise InputError(f"{target} exists; give a new name, a backup is never written over")
+        raise InputError(f"{target} exists; choose a new name, since backups are never overwritten")
     if not workspace.is_dir():
         raise InputError(f"workspace {workspace} is not a directory")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True, mode=0o700)
+    part = parts.fresh(target)
     try:
         held = _dump_store(store, workspace, part / "store")
         files, left_out = _copy_files(workspace, part / "files")
         if not held and not files:
-            raise InputError(f"nothing to back up: {workspace} holds neither a store of votes nor runs")
+            raise InputError(f"nothing to back up: {workspace} contains neither a store of votes nor runs")
         write_json(part / MANIFEST, {
             "format": FORMAT, "kind": "whorl workspace", "whorl": __version__, "created": time.time(),
             "store": held, "files": files, "left_out": left_out,
@@ -91,7 +90,9 @@ def _dump_store(store: str | Path | None, workspace: Path, folder: Path) -> bool
     try:
         refuse_none(database)
         with database.read() as connection:
-            write_dump(connection, folder)
+            head = Head.parse(write_dump(connection, folder)["head"])
+        database.sync()
+        HeadNotes.of(database, default_store(workspace).parent).add(head)
     finally:
         database.close()
     return True
@@ -144,7 +145,7 @@ def check_backup(folder: str | Path) -> Backup:
     for name, wanted in manifest["files"].items():
         path = folder / "files" / inside(name)
         if not path.is_file() or sha256_file(path) != wanted["sha256"]:
-            raise DataError(f"{path} is missing or not as it was written; use another backup")
+            raise DataError(f"{path} is missing or was changed; use another backup")
     head, votes = None, 0
     if manifest["store"]:
         dump = check_dump(folder / "store")
@@ -156,7 +157,7 @@ def check_backup(folder: str | Path) -> Backup:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder} is no backup: it holds no {MANIFEST}; whorl backup makes one")
+        raise InputError(f"{folder} is not a backup: it has no {MANIFEST}; make one with whorl backup")
     manifest = read_json(folder / MANIFEST, what="backup's manifest")
     if not isinstance(manifest, dict) or manifest.get("kind") != "whorl workspace":
         raise DataError(f"{folder / MANIFEST} is not the manifest of a workspace's backup")
@@ -169,7 +170,7 @@ def inside(name: str) -> PurePosixPath:
     """A path that stays in the folder it is joined to, whoever wrote the manifest."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not path.parts:
-        raise DataError(f"the manifest names {name!r}, which is outside of the workspace; use another backup")
+        raise DataError(f"the manifest names {name!r}, which is outside the workspace; use another backup")
     return path
 
 
@@ -196,7 +197,7 @@ def restore_workspace(
         manifest, dump = {"files": {}}, backup
     wanted = _wanted_files(manifest["files"], workspace)
     if dump is not None:
-        restore_store(dump, store if store is not None else default_store(workspace))
+        restore_store(dump, store if store is not None else default_store(workspace), workspace)
     for name in wanted:
         _copy(backup / "files" / inside(name), workspace / inside(name))
     return made
@@ -209,33 +210,39 @@ def _wanted_files(files: dict[str, Any], workspace: Path) -> list[str]:
         if not path.exists():
             wanted.append(name)
         elif not path.is_file() or sha256_file(path) != entry["sha256"]:
-            raise InputError(f"{path} is there and differs from the backup; restore into another workspace")
+            raise InputError(f"{path} exists and differs from the backup; restore into another workspace")
     return wanted
 
 
-def restore_store(folder: Path, address: str | Path) -> None:
-    """A store from its dump: on a new file, or in a PostgreSQL database that holds none."""
+def restore_store(folder: Path, address: str | Path, workspace: Path) -> None:
+    """A store from its dump: on a new file, or in a PostgreSQL database that holds none. Heads that were
+    noted there of a store that is gone are set aside."""
     manifest = check_dump(folder)
     if manifest["revision"] not in known_revisions():
         raise refusal(folder, manifest["revision"])
-    database = Database(address)
+    database, arena = Database(address), default_store(workspace).parent
     try:
         if database.path is None:
             _fill(database, folder, manifest)
         else:
             _fill_file(database.path, folder, manifest)
+        HeadNotes.of(database, arena).set_aside()
     finally:
         database.close()
-    with Store.open(address) as store:  # migrates it, where the dump is older than this code
+    with Store.open(
+        address, backups=arena / "backups"
+    ) as store:  # migrates it, where the dump is older than this code
         found = store.verify(manifest["head"])
     if not found.ok:
-        raise DataError(f"store {address} was restored as it was, and that was damaged: {found.problem}")
+        raise DataError(
+            f"store {address} was restored as backed up, but was already damaged: {found.problem}"
+        )
 
 
 def _fill_file(path: Path, folder: Path, manifest: dict[str, Any]) -> None:
     """Under another name first, so that no half store ever has the name."""
     if path.exists():
-        raise InputError(f"{path} exists; give --store another file, a store is never written over")
+        raise InputError(f"{path} exists; give --store another file, since stores are never overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     remove_store(part)
@@ -248,7 +255,7 @@ def _fill_file(path: Path, folder: Path, manifest: dict[str, Any]) -> None:
         os.link(part, path)  # fails where a file came meanwhile
     except FileExistsError as error:
         raise InputError(
-            f"{path} exists; give --store another file, a store is never written over"
+            f"{path} exists; give --store another file, since stores are never overwritten"
         ) from error
     finally:
         database.close()
@@ -268,9 +275,9 @@ def _fill(database: Database, folder: Path, manifest: dict[str, Any]) -> None:
         upgrade(connection, alembic_config(), manifest["revision"])
         load_dump(connection, folder, manifest)
         if str(chain.head(connection)) != manifest["head"]:
-            raise DataError(f"{folder}: the votes read back do not end as the manifest says")
+            raise DataError(f"{folder}: the votes read back do not match the manifest")
 
 
 def _refuse_a_store(database: Database, connection: Connection) -> None:
     if set(sa.inspect(connection).get_table_names()) & set(metadata.tables):
-        raise InputError(f"{database} holds a store already; give --store an empty database")
+        raise InputError(f"{database} already contains a store; give --store an empty database")

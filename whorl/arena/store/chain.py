@@ -8,13 +8,16 @@ and the chain still holds.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
 import math
 import secrets
 import time
-from collections.abc import Sequence
+import unicodedata
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,6 +30,8 @@ from whorl.base.errors import DataError, InputError
 START = Head(0, "")
 MICRO = 1_000_000
 LARGEST_CONTENT = 64 << 20  # bytes of one message or trace, images included
+LONGEST_NAME = 300  # characters of a model, a person, a category, a weight version
+LATEST = 253_402_300_800  # the first second of the year 10,000
 LARGEST_TEXT = 1 << 20  # characters of one message: more than any model here reads
 
 
@@ -73,6 +78,35 @@ def append(connection: Connection, kind: str, subject: str, body: dict[str, Any]
     return Head(seq + 1, digest)
 
 
+PACK_FROM = 1000  # bytes of a trace from which packing pays
+
+
+def packed(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """A trace as it is kept: token ids, prompt ids and log-probs are long, and packed take half the room."""
+    try:
+        text = canonical(dict(trace))
+        data = text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError):
+        return dict(trace)  # `sealed` says what is wrong with it
+    if not PACK_FROM <= len(data) <= LARGEST_CONTENT:
+        return dict(trace)
+    return {"packed": base64.b64encode(zlib.compress(data, 6)).decode("ascii")}
+
+
+def unpacked(body: str, where: str) -> dict[str, Any]:
+    """The trace that was packed, or kept as it was."""
+    trace: dict[str, Any] = json.loads(body)
+    if trace.keys() != {"packed"}:
+        return trace
+    try:
+        reader = zlib.decompressobj()
+        text = reader.decompress(base64.b64decode(trace["packed"], validate=True), LARGEST_CONTENT)
+        found: dict[str, Any] = json.loads(text)
+    except (ValueError, TypeError, zlib.error) as error:
+        raise DataError(f"{where}: its trace cannot be read ({error}); run whorl arena verify") from error
+    return found
+
+
 def sealed(conversation: str, value: dict[str, Any], what: str) -> dict[str, Any]:
     """A message or trace as a row of contents, with a fresh salt. `what` names it in errors. Needs no
     look into the store: done before a transaction, nobody waits for it."""
@@ -80,10 +114,10 @@ def sealed(conversation: str, value: dict[str, Any], what: str) -> dict[str, Any
         body = canonical(value)
         size = len(body.encode("utf-8"))
     except UnicodeEncodeError as error:
-        problem = "holds half a character (a lone surrogate), which is no text"
+        problem = "holds half a character (a lone surrogate), which is not text"
         raise InputError(f"{what} {problem}; send valid UTF-8") from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{what} cannot be kept as JSON: {error}") from error
+        raise InputError(f"{what} cannot be stored as JSON: {error}") from error
     if size > LARGEST_CONTENT:
         raise InputError(f"{what} is {size >> 20} MB, more than {LARGEST_CONTENT >> 20} MB; shorten it")
     salt = secrets.token_hex(16)
@@ -106,6 +140,17 @@ def check_text(text: str, what: str) -> None:
         raise InputError(f"{what} is {size}; shorten it")
 
 
+def check_name(text: str, what: str, *, empty: bool = False) -> str:
+    """A name as either database keeps it, on one line, of a length that can be shown."""
+    if not isinstance(text, str) or not (empty or text.strip()):
+        raise InputError(f"{what} needs a name")
+    if len(text) > LONGEST_NAME:
+        raise InputError(f"{what} is {len(text):,} characters long, more than {LONGEST_NAME}; shorten it")
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
+        raise InputError(f"{what} {text!r} contains a control character or half a character; remove it")
+    return text
+
+
 def microseconds(seconds: float) -> int:
     return round(seconds * MICRO)
 
@@ -118,7 +163,8 @@ def checked_time(given: float | None) -> float:
     """`given` seconds since the epoch, or now."""
     if given is None:
         return time.time()
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or given < 0:
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not number or not math.isfinite(given) or not 0 <= given < LATEST:
         raise InputError(f"time {given!r} is not seconds since 1970")
     return float(given)
 

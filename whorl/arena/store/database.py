@@ -25,6 +25,7 @@ from whorl.base.progress import say
 BUSY_SECONDS = 60  # how long a writer waits for the others
 SCRUB_SECONDS = 5  # how long an erasure waits for readers
 LOOK_AGAIN = (0.0005, 0.003)  # seconds between two looks whether another process has ended its writing
+TOO_LARGE = "ids have at most 64 bits; nothing with a larger id is in the store"
 DIALECTS = ("sqlite", "postgresql")
 
 # Names of PostgreSQL's advisory locks: numbers that nobody else should use in this database.
@@ -97,6 +98,13 @@ class Database:
             connection.info[UNSYNCED] = True
             connection.exec_driver_sql(f"SET LOCAL synchronous_commit = off; {wait}")
 
+    def sync(self) -> None:
+        """Wait until all that one can see is on disk. In SQLite nothing is seen before; in PostgreSQL what
+        was committed in memory is (see `lock`)."""
+        if not self.sqlite:
+            with self.faults(), self.engine.connect() as connection:
+                connection.execution_options(isolation_level="AUTOCOMMIT").execute(SYNC)
+
     def scrub(self) -> None:
         """Take what was erased out of the files as well, as far as the database lets us."""
         if not self.sqlite:
@@ -105,7 +113,7 @@ class Database:
                 connection.execute(
                     sa.text(
                         "VACUUM arena_contents, arena_conversations, arena_people, arena_prompts,"
-                        " arena_prompt_keys, arena_prompt_bands"
+                        " arena_prompt_keys, arena_prompt_bands, arena_turn_prompts"
                     )
                 )
             return
@@ -116,7 +124,10 @@ class Database:
             busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             raw.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
         if busy:
-            say(f"store {self}: others are reading; what was erased leaves {self.path}-wal when they end")
+            say(
+                f"store {self}: other readers are active; erased texts stay in {self.path}-wal until"
+                " they finish"
+            )
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -125,12 +136,16 @@ class Database:
             yield
         except sa.exc.DBAPIError as error:
             raise _explained(error, str(self)) from error
-        except (UnicodeEncodeError, OverflowError) as error:  # the drivers', of what they are given
-            raise InputError(f"store {self}: no database keeps this: {error}") from error
+        except UnicodeEncodeError as error:  # the drivers', of what they are given
+            raise InputError(
+                "no database can store this: it contains half a character (a lone surrogate)"
+            ) from error
+        except OverflowError as error:
+            raise InputError(TOO_LARGE) from error
         except sqlite3.Error as error:
             raise _in_words(" ".join(str(error).split()), str(self)) from error
         except sa.exc.TimeoutError as error:
-            raise FaultError(f"store {self}: too many at once ({error}); try again") from error
+            raise FaultError(f"store {self}: too many concurrent requests ({error}); try again") from error
 
 
 def parse_address(address: str | Path) -> URL:
@@ -148,7 +163,7 @@ def parse_address(address: str | Path) -> URL:
     if backend == "postgresql":
         return url.set(drivername="postgresql+psycopg")
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-        raise InputError("store sqlite:// needs a file's path: votes in memory would be lost")
+        raise InputError("store sqlite:// needs a file's path, since votes in memory would be lost")
     return URL.create("sqlite", database=str(Path(url.database).expanduser().absolute()))
 
 
@@ -160,6 +175,7 @@ def _sqlite_engine(url: URL) -> Engine:
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
         del record
+        connection.create_function("whorl_fold", 1, _folded, deterministic=True)
         connection.isolation_level = None  # the driver begins nothing by itself: `begin` below does
         for pragma in ("foreign_keys=ON", "synchronous=FULL", "secure_delete=ON", "recursive_triggers=ON"):
             connection.execute(f"PRAGMA {pragma}")
@@ -172,6 +188,11 @@ def _sqlite_engine(url: URL) -> Engine:
             connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _folded(text: str | None) -> str | None:
+    """SQLite's own `lower` knows of ASCII alone."""
+    return None if text is None else text.casefold()
 
 
 def _begin_to_write(raw: Any) -> None:
@@ -223,7 +244,9 @@ def use_write_ahead_log(database: Database) -> None:
                 mode = cursor.execute("PRAGMA journal_mode=WAL").fetchone()
             if mode and mode[0] == "wal":
                 return
-            raise FaultError(f"store {database}: this file system cannot share memory; use a local disk")
+            raise FaultError(
+                f"store {database}: this file system does not support shared memory; use a local disk"
+            )
         except (sa.exc.DBAPIError, sqlite3.Error) as error:  # the bare cursor speaks with its driver's
             said = str(error.orig if isinstance(error, sa.exc.DBAPIError) else error)
             if "locked" not in said or time.monotonic() > deadline:
@@ -233,8 +256,10 @@ def use_write_ahead_log(database: Database) -> None:
 
 def _explained(error: sa.exc.DBAPIError, where: str) -> Exception:
     said = " ".join(str(error.orig).split())
+    if isinstance(error, sa.exc.DataError) and "out of range" in said:
+        return InputError(TOO_LARGE)
     if isinstance(error, sa.exc.DataError):
-        return InputError(f"store {where}: the database cannot keep this: {said}")
+        return InputError(f"store {where}: the database cannot store this: {said}")
     if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError):
         return DataError(f"store {where}: the database refused: {said}")
     return _in_words(said, where)
@@ -242,7 +267,7 @@ def _explained(error: sa.exc.DBAPIError, where: str) -> Exception:
 
 def _in_words(said: str, where: str) -> Exception:
     if "not a database" in said or "malformed" in said or "encrypted" in said:
-        return DataError(f"store {where} is damaged or no SQLite file ({said}); restore a backup")
+        return DataError(f"store {where} is damaged or not an SQLite file ({said}); restore a backup")
     if (
         "append-only" in said
         or "keeps its rows" in said
@@ -253,13 +278,13 @@ def _in_words(said: str, where: str) -> Exception:
     remedy = {
         "disk is full": "free some space; no acknowledged vote is lost",
         "No space left": "free some space; no acknowledged vote is lost",
-        "unable to open": "check that the folder exists and may be written",
-        "readonly": "check that the file may be written",
-        "read-only": "check that the database may be written",
-        "deadlock": "a migration ran meanwhile; try again",
-        "locked": "another process has held it for a minute; try again",
+        "unable to open": "check that the folder exists and is writable",
+        "readonly": "check that the file is writable",
+        "read-only": "check that the database is writable",
+        "deadlock": "a migration ran in the meantime; try again",
+        "locked": "another process has locked it for a minute; try again",
         "password authentication": "check the user and the password in the URL",
-        "does not exist": "make it first: createdb",
+        "does not exist": "create it first: createdb",
     }
     hint = next((text for sign, text in remedy.items() if sign in said), "is the database running? try again")
     return FaultError(f"store {where}: {said}; {hint}")

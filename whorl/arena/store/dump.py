@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from whorl.arena.store import chain
+from whorl.arena.store import chain, parts
 from whorl.arena.store.migrate import revision
 from whorl.arena.store.records import Head
 from whorl.arena.store.schema import VERSION_TABLE
@@ -39,10 +39,8 @@ def write_dump(connection: Connection, folder: Path) -> dict[str, Any]:
     whole and on disk.
     """
     if folder.exists():
-        raise InputError(f"{folder} exists; give a new name, a backup is never written over")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True, mode=0o700)  # it holds what people said
+        raise InputError(f"{folder} exists; choose a new name, since backups are never overwritten")
+    part = parts.fresh(folder)
     try:
         manifest = {
             "format": FORMAT,
@@ -88,7 +86,7 @@ def _write_table(connection: Connection, table: sa.Table, folder: Path) -> dict[
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder} is no backup of a store: it holds no {MANIFEST}")
+        raise InputError(f"{folder} is not a backup of a store: it has no {MANIFEST}")
     manifest = read_json(folder / MANIFEST, what="manifest")
     if not isinstance(manifest, dict) or manifest.get("kind") != "whorl arena store":
         raise DataError(f"{folder / MANIFEST} is not the manifest of a store's backup")
@@ -114,7 +112,7 @@ def check_dump(folder: Path) -> dict[str, Any]:
                     raise DataError(f"{folder / name}.jsonl:{number}: the chain of votes breaks here")
                 previous, seq, votes = wanted, row["seq"], votes + (row["kind"] == "vote")
         if digest.hexdigest() != table["sha256"] or count != table["rows"]:
-            raise DataError(f"{folder / name}.jsonl is not as it was written; use another backup")
+            raise DataError(f"{folder / name}.jsonl was changed; use another backup")
     if str(Head(seq, previous)) != manifest["head"]:
         raise DataError(f"{folder}: the chain of votes ends at {seq}, the manifest says {manifest['head']}")
     return {**manifest, "votes": votes}

@@ -22,9 +22,9 @@ from typing import IO, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from whorl.arena.store import chain, talks
+from whorl.arena.store import chain, parts, sides, talks
 from whorl.arena.store.preferences import read_preferences
-from whorl.arena.store.records import BattleVote, Preference, Purpose, Side, Turn
+from whorl.arena.store.records import BattleVote, Preference, Side, Turn
 from whorl.arena.store.schema import conversations, prompts
 from whorl.arena.store.store import Store
 from whorl.arena.store.votes import read_votes
@@ -36,7 +36,7 @@ from whorl.base.posix import fsync_directory
 Tools = tuple[dict[str, Any], ...]
 FORMAT = 1
 PAIRS, CHATS, TRACES, MANIFEST = "preferences.jsonl", "conversations.jsonl", "traces.jsonl", "manifest.json"
-TIES = {"tie": "a tie prefers none", "tie (bothbad)": "both were bad"}
+TIES = {"tie": "a tie has no preference", "tie (bothbad)": "both were bad"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,10 @@ def _export(
     store: Store, directory: Path, kind: str, write: Callable[[Connection, _Writer], None]
 ) -> ExportReport:
     if directory.exists() or directory.is_symlink():
-        raise InputError(f"{directory} exists; give a new name, an export is never written over")
-    part = directory.with_name(f".{directory.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True, mode=0o700)
+        raise InputError(f"{directory} exists; choose a new name, since exports are never overwritten")
+    part = parts.fresh(directory)
     try:
-        with store.database.read() as connection, _Writer(part) as writer:
+        with store.read() as connection, _Writer(part) as writer:
             head = str(chain.head(connection))
             write(connection, writer)
         files = {name: sha256_file(part / name) for name in (PAIRS, CHATS, TRACES)}
@@ -94,6 +92,7 @@ def _export(
         shutil.rmtree(part, ignore_errors=True)
         raise
     fsync_directory(directory.parent)
+    store.note()
     return ExportReport(
         path=directory, preferences=writer.counts[PAIRS], conversations=writer.counts[CHATS],
         traces=writer.counts[TRACES], left_out=dict(sorted(writer.left_out.items())), head=head,
@@ -159,18 +158,20 @@ class _Writer:
     def trace(self, turn: Turn) -> None:
         if turn.trace is not None and turn.id not in self._traced:
             self._traced.add(turn.id)
-            self.write(TRACES, {"trace": trace_id(turn), "conversation": turn.conversation, **turn.trace})
+            # With an id and its weights each is as `whorl runs trace` reads it.
+            kept: dict[str, Any] = {"id": trace_id(turn), "weight_version": turn.weight_version, **turn.trace}
+            self.write(TRACES, {"trace": trace_id(turn), "conversation": turn.conversation, **kept})
 
 
 def _no_pair(prompt: Sequence[Turn], chosen: Sequence[Turn], rejected: Sequence[Turn]) -> str:
     """Why two replies are no pair to learn from, "" for one that is."""
     if not prompt or _is_reply(prompt[-1]):
-        return "a reply that follows no question"
+        return "a reply without a question"
     if any(not said or not _is_reply(said[0]) for said in (chosen, rejected)):
-        return "a side does not begin with a reply"
+        return "a side does not start with a reply"
     if any(not any(_says_something(turn) for turn in said) for said in (chosen, rejected)):
-        return "a reply without a word"
-    return "both said the same" if messages(chosen) == messages(rejected) else ""
+        return "an empty reply"
+    return "both replies are the same" if messages(chosen) == messages(rejected) else ""
 
 
 def _says_something(turn: Turn) -> bool:
@@ -192,11 +193,15 @@ def messages(said: Sequence[Turn]) -> list[dict[str, Any]]:
 
 def _export_battles(connection: Connection, writer: _Writer) -> None:
     """A pair for each vote that prefers one, and the winner's side as a conversation."""
+    split = sides.Sides(connection)
     for vote in read_votes(connection):
         if reason := _why_not(connection, vote):
             writer.left_out[reason] += 1
             continue
         said, tools = talks.read_turns(connection, vote.battle), talks.head(connection, vote.battle).tools
+        if reason := sides.reason(said, split.barred(vote.battle, said, vote.purpose)):
+            writer.left_out[reason] += 1
+            continue
         winner: Side = "a" if vote.winner == "model_a" else "b"
         loser: Side = "b" if winner == "a" else "a"
         won, lost = talks.side_of(said, winner), talks.side_of(said, loser)
@@ -214,17 +219,10 @@ def _why_not(connection: Connection, vote: BattleVote) -> str:
     if vote.consent != "train":
         return f"consent is {vote.consent}"
     if vote.purpose != "train":
-        return PURPOSES[vote.purpose]
+        return sides.BEGINNING[vote.purpose]
     if vote.winner in TIES:
         return TIES[vote.winner]
-    return vote.reason if vote.reason.startswith("reply") else ""
-
-
-PURPOSES: dict[Purpose | None, str] = {
-    "rate": "its prompt is kept for rating",
-    "neither": "its prompt is like prompts for rating",
-    None: "its prompt has no cluster",
-}
+    return vote.reason if vote.about_a_reply else ""
 
 
 def _up_to_reply(said: Sequence[Turn]) -> list[Turn]:
@@ -266,26 +264,35 @@ def _export_chats(connection: Connection, writer: _Writer, owner: int | None = N
     )
     if owner is not None:
         query = query.where(conversations.c.person == owner)
+    split = sides.Sides(connection)
     for row in connection.execute(query).all():
         if row.erased is not None:
             writer.left_out["erased"] += 1
-        elif owner is None and row.consent != "train":
+            continue
+        if owner is None and row.consent != "train":
             writer.left_out[f"consent is {row.consent}"] += 1
-        elif owner is None and row.purpose != "train":
-            writer.left_out[PURPOSES[row.purpose]] += 1
-        else:
-            said = talks.read_turns(connection, row.id)
-            heard = _Said.of(read_preferences(connection, row.id))
-            tools = talks.head(connection, row.id).tools
-            _export_pairs(writer, said, heard, tools)
-            _export_paths(writer, row.id, said, heard, tools)
+            continue
+        said = talks.read_turns(connection, row.id)
+        barred = split.barred(row.id, said, row.purpose) if owner is None else {}
+        begun = sides.beginnings(said)
+        if begun and all(turn.id in barred for turn in begun):
+            writer.left_out[barred[begun[0].id]] += 1
+            continue
+        heard = _Said.of(read_preferences(connection, row.id))
+        tools = talks.head(connection, row.id).tools
+        _export_pairs(writer, said, heard, tools, barred)
+        _export_paths(writer, row.id, said, heard, tools, barred)
 
 
-def _export_pairs(writer: _Writer, said: Sequence[Turn], heard: _Said, tools: Tools) -> None:
+def _export_pairs(
+    writer: _Writer, said: Sequence[Turn], heard: _Said, tools: Tools, barred: dict[int, str]
+) -> None:
     """The better reply before the one it was written for, and of two replies to one message the one
     with the thumb up before the one with the thumb down."""
     for turn in filter(_is_reply, said):
         above = talks.path(said, turn.id)[:-1]
+        if sides.reason(above, barred):
+            continue  # counted with its path
         if (better := heard.better.get(turn.id)) is not None and better != turn.message:
             name = f"{turn.conversation}-{turn.id}"
             writer.pair(name, above, [_written(turn, better)], [turn], "better", tools)
@@ -307,20 +314,24 @@ def _written(turn: Turn, better: Message) -> Turn:
 
 
 def _export_paths(
-    writer: _Writer, conversation: str, said: Sequence[Turn], heard: _Said, tools: Tools
-) -> None:
+    writer: _Writer, conversation: str, said: Sequence[Turn], heard: _Said, tools: Tools,
+    barred: dict[int, str],
+) -> None:  # fmt: skip
     """Every branch down to its last reply. A reply with a better one ends its branch with that; one
     with a thumb down, or in whose place another was asked for, ends it before."""
     found = {}
     for leaf in _leaves(said):
+        if reason := sides.reason(talks.path(said, leaf.id), barred):
+            writer.left_out[reason] += 1
+            continue
         kept = _up_to_reply(_wanted(talks.path(said, leaf.id), said, heard))
         if kept:
             found[tuple(turn.id for turn in kept)] = kept
     for numbers, kept in found.items():
         if not any(other[: len(numbers)] == numbers for other in found if other != numbers):
             writer.chat(f"{conversation}-{kept[-1].id}", kept, "chat", tools)
-    if not found:
-        writer.left_out["no reply that anybody wants"] += 1
+    if not found and not barred:
+        writer.left_out["no reply rated well"] += 1
 
 
 def _wanted(path: Sequence[Turn], said: Sequence[Turn], heard: _Said) -> list[Turn]:

@@ -77,7 +77,10 @@ class _Batch:
         self.error: Exception | None = None
 
     def lost(self) -> bool:
-        """Whether SQLite has rolled everything back by itself, as it does on a full disk."""
+        """Whether SQLite has rolled everything back by itself, as it does on a full disk, or SQLAlchemy has
+        given the connection up, as it does when a statement is interrupted."""
+        if self.connection.invalidated:
+            return True
         raw = self.connection.connection.dbapi_connection
         return raw is None or not raw.in_transaction
 
@@ -96,8 +99,9 @@ class GroupCommit:
         """A transaction of one's own, as far as one can see; on disk when the block has ended well."""
         with self.lock:
             batch = self._join()
-            savepoint = batch.connection.begin_nested()
+            savepoint: sa.NestedTransaction | None = None
             try:
+                savepoint = batch.connection.begin_nested()
                 yield batch.connection
                 savepoint.commit()
             except BaseException as error:
@@ -135,19 +139,27 @@ class GroupCommit:
         if not self.lock.waited_for or batch.writers >= LARGEST:
             self._end(batch)
 
-    def _undo(self, batch: _Batch, savepoint: sa.NestedTransaction, error: BaseException) -> None:
+    def _undo(self, batch: _Batch, savepoint: sa.NestedTransaction | None, error: BaseException) -> None:
         """Take back what one writer did; the others' stays, where SQLite has kept it."""
-        if batch.lost():
-            batch.error = FaultError(
-                f"the votes of this moment were not kept: {' '.join(str(error).split())}"
-            )
-            self._end(batch)
-            return
-        savepoint.rollback()
-        self._leave(batch)
+        if not batch.lost():
+            try:
+                if savepoint is not None:
+                    savepoint.rollback()
+            except BaseException:  # nobody may commit what is half undone
+                self._give_up(batch, error)
+                raise
+            self._leave(batch)
+        else:
+            self._give_up(batch, error)
+
+    def _give_up(self, batch: _Batch, error: BaseException) -> None:
+        why = " ".join(str(error).split()) or type(error).__name__
+        batch.error = FaultError(f"the latest votes were not stored: {why}; try again")
+        self._end(batch)
 
     def _end(self, batch: _Batch) -> None:
-        """Commit and tell everybody. The caller holds the lock."""
+        """Commit and tell everybody. The caller holds the lock. Whatever stops the commit (an interrupt
+        too) is told to all who wait: nobody hears of success before there is one."""
         self._batch = None
         try:
             if batch.error is None:
@@ -156,7 +168,18 @@ class GroupCommit:
                 batch.transaction.rollback()
         except sa.exc.DBAPIError as error:
             batch.error = error
+        except BaseException as error:  # the boundary between one writer's fault and the others' votes
+            batch.error = FaultError(
+                f"the commit was stopped ({type(error).__name__}); the latest writes may not be"
+                " stored: check, and repeat them if needed"
+            )
+            batch.error.__cause__ = error
+            if not isinstance(error, Exception):
+                raise
         finally:
-            batch.connection.invalidate() if batch.error is not None else None
-            batch.connection.close()
-            batch.ended.set()
+            try:
+                if batch.error is not None:
+                    batch.connection.invalidate()
+                batch.connection.close()
+            finally:
+                batch.ended.set()

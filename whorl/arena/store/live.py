@@ -26,7 +26,7 @@ NEWER = (
     .where(log.c.seq > sa.bindparam("after"))
     .order_by(log.c.seq)
 )
-ROWS_AT_ONCE = 2000
+ROWS_AT_ONCE = 200
 STYLES = sorted(votes.STYLES)
 
 
@@ -45,7 +45,7 @@ class LiveVotes:
 
     def refresh(self) -> int:
         """Read what is new; how many rows of the log that was."""
-        with self._lock, self.store.database.read() as connection:
+        with self._lock, self.store.read() as connection:
             before = self.seq
             found = connection.execute(
                 NEWER, {"after": before}, execution_options={"yield_per": ROWS_AT_ONCE}

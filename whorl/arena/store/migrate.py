@@ -52,7 +52,7 @@ def migrate(
         backup = _back_up(database, connection, current, wanted, backups) if current else None
         upgrade(connection, config, target)
         if revision(connection) != wanted:
-            raise FaultError(f"store {database}: the migration to {wanted} did not take place")
+            raise FaultError(f"store {database}: the migration to {wanted} did not happen")
     return backup
 
 
@@ -85,7 +85,7 @@ def resolve(config: Config, target: str) -> str:
     script = ScriptDirectory.from_config(config)
     name = script.get_current_head() if target == "head" else script.get_revision(target).revision
     if name is None:
-        raise FaultError(f"no migrations in {MIGRATIONS}; install whorl again")
+        raise FaultError(f"no migrations in {MIGRATIONS}; reinstall whorl")
     return name
 
 
@@ -110,6 +110,13 @@ def enter(database: Database, connection: Connection, wanted: str) -> None:
         while sent.cursor.nextset():
             pass
         (found,) = sent.cursor.fetchone() or ("",)
+    if found != wanted:
+        raise refusal(database, found)
+
+
+def refuse_newer(database: Database, connection: Connection, wanted: str) -> None:
+    """A reader's first step: what a newer whorl has made of the tables, this code may misread."""
+    found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar_one()
     if found != wanted:
         raise refusal(database, found)
 
@@ -146,7 +153,8 @@ def refuse_what_is_not_ours(
     strange = tables if database.sqlite else tables & set(metadata.tables)
     if strange:
         raise InputError(
-            f"store {database} holds a table {min(strange)!r} that is not ours; give another file or database"
+            f"store {database} holds a table {min(strange)!r} that is not Whorl's; give another file"
+            " or database"
         )
 
 

@@ -23,8 +23,10 @@ ERASED_NAME = "erased-{}"  # of a person's number, and nobody else's
 
 def put_model(connection: Connection, name: str, address: str, aliases: Sequence[str], active: bool) -> Model:
     """Make a model known, or change what is known of it."""
-    if not name.strip():
-        raise InputError("a model needs a name")
+    chain.check_name(name, "a model")
+    chain.check_name(address, f"the address of model {name!r}", empty=True)
+    for alias in aliases:
+        chain.check_name(alias, f"an alias of model {name!r}")
     row = {"address": address, "aliases": json.dumps(list(aliases)), "active": active}
     changed = connection.execute(sa.update(models).where(models.c.name == name).values(row))
     if not changed.rowcount:
@@ -43,13 +45,12 @@ def read_models(connection: Connection) -> list[Model]:
 
 def add(connection: Connection, name: str, role: Role) -> Person:
     """A new person. The caller holds the PROMPTS lock: of two of one name at once the second is told."""
-    if not name.strip():
-        raise InputError("a person needs a name")
+    chain.check_name(name, "a person")
     if name.startswith(ERASED_NAME.format("")):
-        raise InputError(f"person {name!r}: such names are for those who were erased; give another")
+        raise InputError(f"person {name!r}: such names are reserved for erased people; choose another")
     check_role(role)
     if connection.execute(sa.select(people.c.id).where(people.c.name == name)).first():
-        raise InputError(f"person {name!r} is in the store already")
+        raise InputError(f"person {name!r} is already in the store")
     row = {"name": name, "role": role, "added": chain.microseconds(time.time())}
     number = connection.execute(sa.insert(people).values(row).returning(people.c.id)).scalar_one()
     return Person(id=number, name=name, role=role)
@@ -88,7 +89,7 @@ def sign_in(connection: Connection, name: str, token: str) -> Person:
     row = connection.execute(sa.select(people).where(people.c.name == name)).first()
     kept = row.token if row is not None and row.token else ""
     if not hmac.compare_digest(kept, _hashed(token)) or row is None:
-        raise InputError("name or token is wrong; ask an admin for a new token")
+        raise InputError("wrong name or token; ask an admin for a new token")
     return _as_person(row)
 
 
@@ -103,13 +104,13 @@ def forget(connection: Connection, person: int) -> None:
 
 def check_role(role: str) -> None:
     if role not in ROLES:
-        raise InputError(f"role {role!r} is none of {', '.join(ROLES)}")
+        raise InputError(f"role {role!r} is not one of {', '.join(ROLES)}")
 
 
 def _change(connection: Connection, person: int, **values: str | None) -> None:
     done = connection.execute(sa.update(people).where(people.c.id == person).values(values))
     if not done.rowcount:
-        raise InputError(f"person {person} is not in the store; add_person makes one")
+        raise InputError(f"person {person} is not in the store; add them with add_person")
 
 
 def _hashed(token: str) -> str:

@@ -20,7 +20,7 @@ from whorl.base.nouns import Message
 def add_thumb(connection: Connection, turn: int, value: int, *, person: int, reason: str) -> int:
     """+1 or -1 for a reply, 0 to take it back; the last one counts."""
     if value not in (-1, 0, 1) or isinstance(value, bool):
-        raise InputError(f"thumb {value!r} is none of 1 (up), -1 (down) and 0 (taken back)")
+        raise InputError(f"thumb {value!r} must be 1 (up), -1 (down) or 0 (withdrawn)")
     conversation = _reply(connection, turn, person)
     content = None
     if reason:
@@ -33,7 +33,7 @@ def add_better(connection: Connection, turn: int, message: Message, *, person: i
     if message.role != "assistant":
         raise InputError(f"a better reply is an assistant message, not a {message.role} message")
     if not message.content and not message.tool_calls:
-        raise InputError("a better reply has no words; write it or leave it")
+        raise InputError("the better reply is empty; write one")
     conversation = _reply(connection, turn, person)
     content = _keep(connection, conversation, message.to_openai(), "better reply")
     return _add(connection, conversation, turn, person, "better", 0, content)
@@ -46,11 +46,11 @@ def _reply(connection: Connection, turn: int, person: int) -> str:
         raise InputError(f"turn {turn} is not in the store")
     held = talks.hold(connection, row.conversation)
     if held.battle is not None:
-        raise InputError(f"turn {turn} is of a battle; vote on that instead")
+        raise InputError(f"turn {turn} belongs to a battle; vote on that instead")
     if row.role != "assistant":
-        raise InputError(f"turn {turn} is a {row.role} message; only replies are judged")
+        raise InputError(f"turn {turn} is a {row.role} message; only replies can be judged")
     if held.person != person:
-        raise InputError(f"turn {turn} is of another person's conversation")
+        raise InputError(f"turn {turn} belongs to another person's conversation")
     return held.id
 
 

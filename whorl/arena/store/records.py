@@ -115,7 +115,7 @@ class Head(NamedTuple):
     def parse(cls, text: str) -> Head:
         number, _, digest = text.strip().partition(":")
         if not number.isdecimal() or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-            raise InputError(f"head {text!r} is not NUMBER:HASH as whorl arena verify prints it")
+            raise InputError(f"head {text!r} must be NUMBER:HASH as printed by whorl arena verify")
         return cls(int(number), digest)
 
 
@@ -156,6 +156,12 @@ class BattleVote(NamedTuple):
     reason: str
     weights_a: tuple[str, ...]
     weights_b: tuple[str, ...]
+
+    @property
+    def about_a_reply(self) -> bool:
+        """Whether it does not count for what a reply is: it told its model, or it was stopped. For any other
+        reason (consent, prompt) it is a blind vote on whole answers all the same."""
+        return self.reason.startswith(("reply a ", "reply b "))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,11 +46,12 @@ class Opening:
 def draft(conversation: str, said: Said, side: Side = "") -> Draft:
     message, what = said.message, f"{said.message.role} message"
     chain.check_text(message.text, what)
+    chain.check_name(said.weight_version, "weight version", empty=True)
     if said.trace is not None and message.role != "assistant":
-        raise InputError(f"a {message.role} message has no trace; only replies have")
+        raise InputError(f"a {message.role} message has no trace; only replies have one")
     kept = [chain.sealed(conversation, message.to_openai(), what)]
     if said.trace is not None:
-        kept.append(chain.sealed(conversation, dict(said.trace), "trace"))
+        kept.append(chain.sealed(conversation, chain.packed(said.trace), "trace"))
     turn = {"conversation": conversation, "side": side, "role": message.role, "model": None}
     return Draft({**turn, "weights": said.weight_version}, tuple(kept))
 
@@ -80,9 +81,11 @@ def open_battle(
     for message in messages:
         check_side(message.role, "")
     if pair[0] == pair[1]:
-        raise InputError(f"a battle needs two models; {pair[0]!r} is against itself")
-    if isinstance(probability, bool) or not 0 < probability <= 1:
+        raise InputError(f"a battle needs two models; {pair[0]!r} is paired with itself")
+    number = isinstance(probability, int | float) and not isinstance(probability, bool)
+    if not number or not 0 < probability <= 1:
         raise InputError(f"probability {probability!r} of the pair must be above 0 and at most 1")
+    chain.check_name(category, "category", empty=True)
     made = open_conversation(person, "battle", messages, consent, tools)
     battle: Row = {"id": made.row["id"], "model_a": pair[0], "model_b": pair[1]}
     battle |= {"probability": float(probability), "category": category}
@@ -91,7 +94,7 @@ def open_battle(
 
 def check_consent(consent: str) -> None:
     if consent not in CONSENTS:
-        raise InputError(f"consent {consent!r} is none of {', '.join(CONSENTS)}")
+        raise InputError(f"consent {consent!r} is not one of {', '.join(CONSENTS)}")
 
 
 # -- a beginning -----------------------------------------------------------------------------------
@@ -123,11 +126,11 @@ def begin(connection: Connection, opening: Opening, place: prompts.Place | None)
     person, pair = opening.row["person"], opening.pair
     found = connection.execute(KNOWN, {"person": person, "pair": list(pair)}).all()
     if not any(row.what == "person" for row in found):
-        raise InputError(f"person {person} is not in the store; add_person makes one")
+        raise InputError(f"person {person} is not in the store; add them with add_person")
     known = {row.name for row in found if row.what == "model"}
     for name in pair:
         if name not in known:
-            raise InputError(f"model {name!r} is not in the store; add_model makes it known")
+            raise InputError(f"model {name!r} is not in the store; add it with add_model")
     row = {**opening.row, "started": chain.microseconds(time.time())}
     connection.execute(ADD_CONVERSATION, {**row, "prompt": place.prompt if place else None})
     if opening.tools is not None:
@@ -162,24 +165,34 @@ STATE = sa.union_all(
 OF_TURN = sa.select(turns.c.conversation).where(turns.c.id == sa.bindparam("number"))
 
 
+class Kept(NamedTuple):
+    """A turn that was added, the one it follows, and its conversation."""
+
+    turn: int
+    parent: int | None
+    held: talks.Held
+
+
 def say(
     connection: Connection, drafted: Draft, *, parent: int | None = None, model: str | None = None
-) -> int:
-    """Add a turn behind `parent` (0: as a new beginning), or behind the last one; its number."""
+) -> Kept:
+    """Add a turn behind `parent` (0: as a new beginning), or behind the last one; its number, and the
+    conversation."""
     conversation, side = drafted.turn["conversation"], drafted.turn["side"]
     held = talks.hold(connection, conversation)
     if held.battle is not None:
         model = _player(held.battle, drafted.turn["role"], side, model)
     elif side:
-        raise InputError(f"conversation {conversation} is a chat and has no side {side!r}")
+        raise InputError(f"conversation {conversation} is a chat, so it has no side {side!r}")
     elif model is not None:
         _check_model(connection, model)
     if parent is None or held.battle is not None:
         last = _last_turns(connection, conversation)
-        parent = _behind(last, side) if parent is None else parent
+        parent = (_behind(last, side) or 0) if parent is None else parent
     if parent and connection.execute(OF_TURN, {"number": parent}).scalar() != conversation:
-        raise InputError(f"turn {parent} is not of conversation {conversation}")
-    return add_turns(connection, [Chain(parent or None, model, [drafted])])[0][0]
+        raise InputError(f"turn {parent} is not in conversation {conversation}")
+    [[number]] = add_turns(connection, [Chain(parent or None, model, [drafted])])
+    return Kept(number, parent or None, held)
 
 
 def answer(connection: Connection, battle: str, sides: Mapping[Side, Sequence[Draft]]) -> list[list[int]]:
@@ -196,12 +209,12 @@ def answer(connection: Connection, battle: str, sides: Mapping[Side, Sequence[Dr
 def check_side(role: str, side: str) -> None:
     """In a battle a reply belongs to one side, what people say to both."""
     if side not in ("", "a", "b"):
-        raise InputError(f"side {side!r} of a battle is none of a and b")
+        raise InputError(f"side {side!r} of a battle must be a or b")
     spoken = role in ("assistant", "tool")
     if spoken and not side:
         raise InputError(f"a battle's {role} message needs its side, a or b")
     if not spoken and side:
-        raise InputError(f"a battle's {role} message goes to both sides; leave the side out")
+        raise InputError(f"a battle's {role} message goes to both sides; omit the side")
 
 
 def _player(pair: Pairing, role: str, side: Side, model: str | None) -> str | None:
@@ -215,14 +228,16 @@ def _player(pair: Pairing, role: str, side: Side, model: str | None) -> str | No
 
 def _check_model(connection: Connection, model: str) -> None:
     if connection.execute(sa.select(models.c.name).where(models.c.name == model)).first() is None:
-        raise InputError(f"model {model!r} is not in the store; add_model makes it known")
+        raise InputError(f"model {model!r} is not in the store; add it with add_model")
 
 
 def _last_turns(connection: Connection, conversation: str) -> dict[str, int]:
     """Side → its last turn; InputError where the vote is cast."""
     last = {row.side: row.last for row in connection.execute(STATE, {"conversation": conversation})}
     if "vote" in last:
-        raise InputError(f"battle {conversation} has its vote and is over; begin another conversation")
+        raise InputError(
+            f"battle {conversation} already has its vote and is over; start another conversation"
+        )
     return last
 
 

@@ -54,6 +54,7 @@ prompts = Table(
     Column("cluster", BigInteger, nullable=False),
     Column("purpose", String, nullable=False),
     Column("sketch", Text),  # MinHash as hex; NULL where only an exact match counts
+    Column("size", BigInteger),  # of how many runs of words; NULL in rows that are older than the column
 )
 
 prompt_keys = Table(
@@ -70,6 +71,21 @@ prompt_bands = Table(
     Column("band", BigInteger, primary_key=True, autoincrement=False),
     Column("prompt", BigInteger, ForeignKey("arena_prompts.id", ondelete="CASCADE"), primary_key=True),
     Index("arena_prompt_bands_prompt", "prompt"),
+)
+
+# What stays of an erased prompt: its keys and bands, hashed under a secret.
+prompt_marks = Table(
+    "arena_prompt_marks",
+    metadata,
+    Column("mark", String, primary_key=True),
+    Column("prompt", BigInteger, ForeignKey("arena_prompts.id"), primary_key=True),
+)
+
+secrets = Table(
+    "arena_secrets",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", String, nullable=False),
 )
 
 conversations = Table(
@@ -116,6 +132,15 @@ turns = Table(
     Index("arena_turns_conversation", "conversation"),
 )
 
+# The prompts that turns are, but for a battle's first one, which stands in its conversation.
+turn_prompts = Table(
+    "arena_turn_prompts",
+    metadata,
+    Column("turn", BigInteger, ForeignKey("arena_turns.id"), primary_key=True, autoincrement=False),
+    Column("prompt", BigInteger, ForeignKey("arena_prompts.id"), nullable=False),
+    Index("arena_turn_prompts_prompt", "prompt"),
+)
+
 battles = Table(
     "arena_battles",
     metadata,
@@ -131,7 +156,8 @@ battles = Table(
 
 # The chain: one row an event, never changed. `body` is canonical JSON and says all that a board
 # needs, so no other table is asked when a past board is computed anew, and no migration of another
-# table can change a hash. `subject` is the battle (vote) or conversation (consent, erase) it is about.
+# table can change a hash. `subject` is the battle (vote) or conversation (chat, turn, preference,
+# consent, erase) it is about. From `cover` on chats are in it; in a store made since, from the start.
 log = Table(
     "arena_log",
     metadata,

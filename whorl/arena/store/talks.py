@@ -46,7 +46,7 @@ def hold(connection: Connection, conversation: str, what: str = "conversation") 
     if row is None or (what == "battle" and row.model_a is None):
         raise InputError(f"{what} {conversation!r} is not in the store")
     if row.erased is not None:
-        raise InputError(f"{what} {conversation} is erased; begin another conversation")
+        raise InputError(f"{what} {conversation} is erased; start another conversation")
     return Held(row.id, row.person, row.consent, None if row.model_a is None else as_pairing(row, False))
 
 
@@ -102,7 +102,7 @@ def read_heads(
             sa.select(conversations.c.started).where(conversations.c.id == before)
         ).scalar()
         if seen is None:
-            raise InputError(f"conversation {before!r} is not in the store; begin with the first page")
+            raise InputError(f"conversation {before!r} is not in the store; start with the first page")
         older = conversations.c.started < seen
         query = query.where(older | ((conversations.c.started == seen) & (conversations.c.id > before)))
     return [as_conversation(row) for row in connection.execute(query)]
@@ -136,6 +136,23 @@ def pairing(connection: Connection, battle: str) -> Pairing:
         raise InputError(f"battle {battle!r} is not in the store")
     vote = sa.select(log.c.seq).where(log.c.subject == battle, log.c.kind == "vote")
     return as_pairing(row, connection.execute(vote).first() is not None)
+
+
+def open_battle(connection: Connection, person: int) -> str:
+    """See `Store.open_battle`. From the person's latest on: one look, where they vote on what they begin."""
+    answered = [
+        sa.exists().where(turns.c.conversation == battles.c.id, turns.c.side == side) for side in ("a", "b")
+    ]
+    voted = sa.exists().where(log.c.subject == battles.c.id, log.c.kind == "vote")
+    mine = sa.and_(conversations.c.person == person, conversations.c.erased.is_(None))
+    query = (
+        sa.select(battles.c.id)
+        .join(conversations, conversations.c.id == battles.c.id)
+        .where(mine, sa.not_(voted), *answered)
+        .order_by(conversations.c.started.desc())
+        .limit(1)
+    )
+    return connection.execute(query).scalar() or ""
 
 
 def as_pairing(row: Any, voted: bool) -> Pairing:
@@ -184,9 +201,11 @@ def search(
     """Turns of a person's conversations whose text holds `words`, the newest first."""
     _check_limit(limit)
     # As the words stand in JSON; what matches there by accident (a key, an escape) is sorted out below.
-    inside = json.dumps(words, ensure_ascii=False)[1:-1]
+    sqlite = connection.dialect.name == "sqlite"
+    inside = json.dumps(words.casefold() if sqlite else words, ensure_ascii=False)[1:-1]
+    body = sa.func.whorl_fold(contents.c.body, type_=sa.Text) if sqlite else contents.c.body
     query = whole_turns().join(conversations, conversations.c.id == turns.c.conversation)
-    query = query.where(conversations.c.person == person, contents.c.body.icontains(inside, autoescape=True))
+    query = query.where(conversations.c.person == person, body.icontains(inside, autoescape=True))
     if kind is not None:
         query = query.where(conversations.c.kind == kind)
     if before is not None:
@@ -203,7 +222,7 @@ def search(
 
 
 def as_turn(row: Row[Any]) -> Turn:
-    trace = None if row.trace_body is None else json.loads(row.trace_body)
+    trace = None if row.trace_body is None else chain.unpacked(row.trace_body, f"turn {row.id}")
     return Turn(
         id=row.id, conversation=row.conversation, parent=row.parent, side=row.side,
         message=as_message(row.body, f"turn {row.id}"), model=row.model, weight_version=row.weights,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from whorl.arena.store import chain, prompts, saying, talks
-from whorl.arena.store.naming import names_itself
+from whorl.arena.store import chain, covering, prompts, saying, talks
+from whorl.arena.store.naming import gives_away
 from whorl.arena.store.records import (
     CONSENTS,
     WINNERS,
@@ -25,17 +25,19 @@ from whorl.arena.store.records import (
     Vote,
     Winner,
 )  # fmt: skip
-from whorl.arena.store.schema import contents, conversations, log, models
+from whorl.arena.store.schema import contents, conversations, log, models, turn_prompts, turns
 from whorl.arena.style import style_counts
-from whorl.base.errors import InputError
+from whorl.base.errors import DataError, InputError
 
 STYLES = ("tokens", "headers", "lists", "bold")
 ROWS_AT_ONCE = 2000
+BROKEN_OFF = ("stopped", "failed")  # how a reply's trace says that more was to come
 NO_CONSENT = "no consent to rate"
+LATER = "a later prompt in it is reserved for training"
 NOT_TO_RATE: dict[Purpose, str] = {
     "rate": "",
-    "train": "its prompt is kept for training",
-    "neither": "its prompt is like prompts for training",
+    "train": "its prompt is reserved for training",
+    "neither": "its prompt resembles prompts reserved for training",
 }
 
 
@@ -48,6 +50,10 @@ ABOUT = sa.select(
     .where(conversations.c.id == _OF_BATTLE)
     .scalar_subquery()
     .label("tools"),
+    sa.select(conversations.c.prompt)
+    .where(conversations.c.id == _OF_BATTLE)
+    .scalar_subquery()
+    .label("prompt"),
     sa.select(models.c.aliases).where(models.c.name == sa.bindparam("a")).scalar_subquery().label("names_a"),
     sa.select(models.c.aliases).where(models.c.name == sa.bindparam("b")).scalar_subquery().label("names_b"),
 )
@@ -59,6 +65,7 @@ class Ballot(NamedTuple):
     pair: Pairing
     winner: Winner
     body: dict[str, Any]
+    asked: list[Turn]  # turns that are prompts of their own: see `place`
 
 
 def fill(
@@ -66,43 +73,86 @@ def fill(
 ) -> Ballot:
     """All of a vote but its place in the log, which others wait for."""
     if winner not in WINNERS:
-        raise InputError(f"winner {winner!r} is none of {', '.join(WINNERS)}")
+        raise InputError(f"winner {winner!r} is not one of {', '.join(WINNERS)}")
     when = chain.checked_time(at)
     held = talks.hold(connection, battle, "battle")
     pair = held.battle
     assert pair is not None  # else hold had refused it
     if person is not None and person != held.person:
-        raise InputError(f"battle {battle} belongs to another person; only who asked may vote")
+        raise InputError(f"battle {battle} belongs to another person; only the person who asked may vote")
     about = connection.execute(ABOUT, {"battle": battle, "a": pair.model_a, "b": pair.model_b}).one()
     if about.voted:
-        raise InputError(f"battle {battle} has its vote already; a battle is voted on once")
+        raise InputError(f"battle {battle} already has a vote; each battle takes one")
     rows = talks.turn_rows(connection, battle)
     said = [talks.as_turn(row) for row in rows]
     for side in ("a", "b"):
         if not any(turn.side == side for turn in said):
             raise InputError(f"battle {battle}: side {side} has not answered yet; vote when both have")
     names = {pair.model_a: json.loads(about.names_a), pair.model_b: json.loads(about.names_b)}
-    reason = why_not_rated(pair, said, names, held.consent)
-    covered = [[row.id, row.side, row.role, row.digest, row.trace_digest] for row in rows]
+    reason = _stopped(said) or why_not_rated(pair, said, names, held.consent)
     body: dict[str, Any] = {
         "battle": battle, "model_a": pair.model_a, "model_b": pair.model_b, "winner": winner, "time": when,
         "probability": pair.probability, "voter": held.person, "category": pair.category,
         "cluster": pair.cluster, "purpose": pair.purpose, "consent": held.consent, "reason": reason,
-        "turns": covered, "tools": about.tools,
+        "turns": [covering.facts(row) for row in rows], "tools": about.tools, "prompt": about.prompt,
     }  # fmt: skip
+    said = _counted_alike(said)
     for side in ("a", "b"):
         replies = [turn for turn in said if turn.side == side and _is_reply(turn)]
         body[f"weights_{side}"] = sorted({turn.weight_version for turn in replies} - {""})
         body[f"style_{side}"] = _style(replies)
-    return Ballot(pair, winner, body)
+    return Ballot(pair, winner, body, _asked_later(said))
+
+
+def _asked_later(said: Sequence[Turn]) -> list[Turn]:
+    """The turns that are prompts of their own, beside the one a battle began with."""
+    asked = [turn for turn in said if turn.message is not None and turn.message.role in ("user", "system")]
+    first = next((turn for turn in asked if turn.message is not None and turn.message.role == "user"), None)
+    return [
+        turn for turn in asked
+        if turn is not first and turn.message is not None and prompts.stands_alone(turn.message)
+    ]  # fmt: skip
+
+
+def place(connection: Connection, ballot: Ballot) -> Ballot:
+    """The ballot with the clusters of what was asked later on; one where they are of the other side does
+    not count. A system message takes no side: many begin with the same one. The caller holds the PROMPTS
+    lock."""
+    pair, placed, sides = ballot.pair, [], set()
+    for turn in ballot.asked:
+        assert turn.message is not None  # else it would not be among them
+        prompt = prompts.of_message(turn.message)
+        if turn.message.role == "system" or pair.purpose == "neither":
+            sides.add(prompts.look(connection, prompt) or pair.purpose)
+            continue
+        where = prompts.place(connection, prompt, train_share=0, founder=pair.purpose)
+        placed.append((turn.id, where))
+        sides.add(where.purpose)
+    body = {**ballot.body, "prompts": covering.keep_places(connection, placed)}
+    if pair.purpose == "rate" and sides - {"rate"} and body["reason"] in ("", NO_CONSENT):
+        body["reason"] = LATER
+    return ballot._replace(body=body)
 
 
 def cast(connection: Connection, ballot: Ballot) -> Vote:
     """Append a vote. The caller holds the CHAIN lock."""
-    pair, winner, body = ballot
+    pair, winner, body = ballot.pair, ballot.winner, ballot.body
     end = chain.append(connection, "vote", pair.id, body)
     reason = body["reason"]
     return Vote(battle=replace(pair, voted=True), winner=winner, rated=not reason, reason=reason, head=end)
+
+
+def _stopped(said: Sequence[Turn]) -> str:
+    """Why a vote on half an answer does not count, "" where all are whole."""
+    cut = (turn for turn in said if turn.side and (turn.trace or {}).get("ending") in BROKEN_OFF)
+    return next((f"reply {turn.side} was stopped early" for turn in cut), "")
+
+
+def _counted_alike(said: list[Turn]) -> list[Turn]:
+    """The turns without traces where not every reply's server has told its tokens: words are counted then,
+    of both sides, so that like is set against like."""
+    told = all((turn.trace or {}).get("token_ids") for turn in said if _is_reply(turn))
+    return said if told else [replace(turn, trace=None) for turn in said]
 
 
 def _is_reply(turn: Turn) -> bool:
@@ -114,11 +164,12 @@ def why_not_rated(
 ) -> str:
     """ "" for a vote that counts on the board, or why it does not; `names` are the models' aliases."""
     for side, name in (("a", pair.model_a), ("b", pair.model_b)):
-        text = "\n".join(turn.message.text for turn in said if turn.side == side and turn.message is not None)
-        for other, aliases in names.items():
-            if told := names_itself(text, [other, *aliases]):
-                whose = "itself" if other == name else "the other"
-                return f"reply {side} names {whose}: {told}"
+        own = [turn.message for turn in said if turn.side == side and turn.message is not None]
+        for other, aliases in sorted(names.items(), key=lambda item: item[0] != name):
+            for message in own:
+                if told := gives_away(message, [other, *aliases]):
+                    whose = "the other" if told in (other, *aliases) and other != name else "itself"
+                    return f"reply {side} names {whose}: {told}"
     return NO_CONSENT if consent == "none" else NOT_TO_RATE[pair.purpose]
 
 
@@ -135,16 +186,16 @@ def _style(replies: Iterable[Turn]) -> dict[str, int]:
 # -- consent and erasure ---------------------------------------------------------------------------
 
 
-def set_consent(
-    connection: Connection, conversation: str, consent: Consent, place: prompts.Place | None
-) -> Head:
-    """Change what may be done with a conversation from now on; `place` is its prompt's where it is to
-    train. The caller holds the conversation and the CHAIN lock."""
+def set_consent(connection: Connection, conversation: str, consent: Consent, placed: covering.Placed) -> Head:
+    """Change what may be done with a conversation from now on; where a chat is to train, `placed` says where
+    its prompts belong. The caller holds the conversation and the CHAIN lock."""
     row: dict[str, Any] = {"consent": consent}
-    if place is not None:
-        row["prompt"] = place.prompt
+    body: dict[str, Any] = {"consent": consent}
+    if placed:
+        row["prompt"] = placed[0][1].prompt
+        body["prompts"] = covering.keep_places(connection, placed)
     connection.execute(sa.update(conversations).where(conversations.c.id == conversation).values(row))
-    return chain.append(connection, "consent", conversation, {"consent": consent})
+    return chain.append(connection, "consent", conversation, body)
 
 
 def erase(connection: Connection, conversation: str) -> Head:
@@ -157,10 +208,15 @@ def erase(connection: Connection, conversation: str) -> Head:
     prompt = connection.execute(
         sa.select(conversations.c.prompt).where(conversations.c.id == conversation)
     ).scalar()
+    mine = turn_prompts.c.turn.in_(sa.select(turns.c.id).where(turns.c.conversation == conversation))
+    asked: set[int] = set(connection.execute(sa.select(turn_prompts.c.prompt).where(mine)).scalars())
+    connection.execute(sa.delete(turn_prompts).where(mine))
     gone = sa.update(conversations).where(conversations.c.id == conversation)
     connection.execute(gone.values(erased=now, prompt=None, title=""))
     if prompt is not None:
-        prompts.forget(connection, prompt)
+        asked.add(prompt)
+    for number in sorted(asked):
+        prompts.forget(connection, number)
     return chain.append(connection, "erase", conversation, {})
 
 
@@ -204,7 +260,9 @@ def _consents(connection: Connection, until: int | None, after: int) -> dict[str
 
 
 def as_consent(body: str) -> Consent:
-    consent: Consent = chain.parse_body(body, "consent")["consent"]
+    consent: Consent = chain.parse_body(body, "consent").get("consent", "none")
+    if consent not in CONSENTS:
+        raise DataError(f"a consent in the log is {consent!r}; run whorl arena verify")
     return consent
 
 
@@ -215,7 +273,16 @@ def why_not_now(reason: str, consent: Consent, purpose: Purpose) -> str:
     return NOT_TO_RATE[purpose] if reason == NO_CONSENT else reason  # given afterwards
 
 
+_OF_VOTE_WORDS = (
+    "battle model_a model_b winner time probability voter category cluster purpose consent reason style_a"
+    " style_b weights_a weights_b"
+)
+OF_VOTE = frozenset(_OF_VOTE_WORDS.split())
+
+
 def as_vote(seq: int, body: Mapping[str, Any], changes: Mapping[str, Consent]) -> BattleVote:
+    if missing := OF_VOTE - body.keys():
+        raise DataError(f"log row {seq}: the vote does not say its {min(missing)}; run whorl arena verify")
     consent: Consent = changes.get(body["battle"], body["consent"])
     reason = why_not_now(body["reason"], consent, body["purpose"])
     style = tuple((name, body["style_a"][name], body["style_b"][name]) for name in body["style_a"])
