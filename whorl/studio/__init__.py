@@ -1,6 +1,6 @@
 """The web over all of it: chat, arena, leaderboard, runs, data, models.
 
-    whorl studio [--workspace DIR] [--model DIR|URL …]
+    whorl studio [--workspace DIR] [--model [NAME=]DIR|ADDRESS[#SERVED] …]
 
 Pages are standards alone: templates rendered here, ES modules and CSS as they lie in `static/`; there
 is nothing to build and nothing is fetched from elsewhere. Models run in processes of their own.

@@ -29,7 +29,7 @@ from whorl.studio.models.pages import add_models
 from whorl.studio.people.pages import add_people
 from whorl.studio.runs.pages import add_runs
 from whorl.studio.studio import Studio
-from whorl.studio.web.guards import SAFE, SameOrigin, SecurityHeaders, WholePath
+from whorl.studio.web.guards import SAFE, FewChanges, SameOrigin, SecurityHeaders, WholePath
 from whorl.studio.web.pages import STATIC
 
 
@@ -49,6 +49,7 @@ def app(studio: Studio) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         studio.pool.watch()
+        studio.roster.watch()
         studio.battles.start()
         yield
         await studio.close()
@@ -79,6 +80,7 @@ def app(studio: Studio) -> FastAPI:
 
     # The last one added is the first one asked.
     made.add_middleware(BodyLimit, size=studio.config.limits.body)
+    made.add_middleware(FewChanges, take=studio.take_change)
     made.add_middleware(SameOrigin)
     made.add_middleware(SecurityHeaders)
     made.add_middleware(Linger)
@@ -96,12 +98,16 @@ def _add_refusals(made: FastAPI, studio: Studio) -> None:
         root = request.scope.get("root_path", "")
         if error.status == 401:
             way = request.url.path.removeprefix(root)
+            way += f"?{request.url.query}" if request.url.query else ""
             return RedirectResponse(f"{root}/sign-in?next={quote(way)}", 303)
         return _page(request, error.status, error.message)
 
     @made.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        words = {404: f"There is no {request.url.path} here.", 405: f"{request.method} is not for this page."}
+        words = {
+            404: f"Page not found: {request.url.path}",
+            405: f"This page does not accept {request.method}.",
+        }
         message = words.get(error.status_code, str(error.detail))
         if not _wants_page(request):
             return error_response(ApiError(error.status_code, message, headers=dict(error.headers or {})))

@@ -11,23 +11,23 @@ class StudioLimits(Config):
     """What one person, and all together, may take."""
 
     body: int = Field(default=24 << 20, ge=1024)
-    """Bytes of a request's body; images travel in it."""
+    """Maximum size of a request body in bytes, images included."""
     prompt: int = Field(default=100_000, ge=1)
-    """Characters of one message."""
+    """Maximum characters per message."""
     messages: int = Field(default=60, ge=1)
-    """Messages and votes a person may send in a minute."""
+    """Messages and votes a person may send per minute."""
     sign_ins: int = Field(default=10, ge=1)
-    """Attempts to sign in from one address in a minute."""
+    """Sign-in attempts per address per minute."""
     running: int = Field(default=4, ge=2)
-    """Model directories served at once; who was asked longest ago makes room."""
+    """Model directories served at once; the least recently used is stopped to make room."""
     first_token_seconds: float = Field(default=120.0, gt=0)
-    """A model that has said nothing after so long has failed."""
+    """Seconds until a model that has not begun its reply counts as failed."""
     silence_seconds: float = Field(default=60.0, gt=0)
-    """Likewise one that falls silent in the midst of a reply."""
+    """The same, for a model that goes silent in the middle of a reply."""
     keep_alive_seconds: float = Field(default=10.0, gt=0)
-    """A silent stream sends a comment after so long."""
+    """Seconds of silence before a keep-alive comment is sent on a stream."""
     drain_seconds: int = Field(default=5, ge=0)
-    """Time that requests are given to end when the studio is asked to stop."""
+    """How long running requests may take to finish when the studio is asked to stop."""
 
 
 class StudioConfig(Config):
@@ -36,19 +36,23 @@ class StudioConfig(Config):
     workspace: str | None = None
     """Where runs, models and votes are; $WHORL_WORKSPACE or the current directory."""
     model: tuple[str, ...] = ()
-    """Model directories, or URLs of OpenAI-compatible servers, beside those of the workspace."""
+    """Models in addition to the workspace's: directories, or OpenAI-compatible servers as ADDRESS or
+    ADDRESS#SERVED (the model's name there); prefix NAME= to set its name here."""
+    key_file: tuple[str, ...] = ()
+    """NAME=FILE: a file whose first line is the API key for that model's server. A plain FILE is for every
+    --model."""
     store: str | None = None
-    """The store of conversations and votes: a file or postgresql://…; the workspace's own."""
+    """The store of conversations and votes: a file or postgresql://…; default: the workspace's."""
     host: str = "127.0.0.1"
     port: int = Field(default=7860, ge=0, le=65535)
-    """0: a free one."""
+    """0: any free port."""
     root_path: str = ""
-    """The path that a proxy serves this under."""
+    """The path prefix under which a proxy serves this."""
     trusted_proxy: tuple[str, ...] = ()
-    """Addresses whose forwarded headers are believed."""
+    """Proxy addresses whose forwarded headers are trusted."""
     session_days: int = Field(default=14, ge=1)
-    """How long one stays signed in."""
+    """How long a sign-in lasts."""
     end_with_stdin: bool = False
-    """End when standard input does: who started this has gone."""
+    """Exit when standard input closes, i.e. when the parent process is gone."""
     limits: StudioLimits = StudioLimits()
-    """What people may take."""
+    """Limits per person and per request."""

@@ -16,12 +16,13 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from whorl.arena.store.records import Said
 from whorl.base.nouns import Conversation, Message, SamplingParams, ToolCall
 from whorl.studio.config import StudioLimits
 from whorl.studio.models.pool import ModelPool
 from whorl.studio.models.reply import Finished, Reply
 from whorl.studio.models.tools import all_tools
-from whorl.studio.web.markdown import render_markdown
+from whorl.studio.web.markdown import render_finished
 from whorl.studio.web.streams import EventLog
 from whorl.tools.loop import answer
 
@@ -30,18 +31,23 @@ MOST_CALLS = 4  # in one answer; what is called beyond them stands unanswered at
 
 @dataclass(kw_only=True)
 class Answer:
-    """`said` grows to all its messages; `done` is told how it ended. `show` is given the whole so far,
-    rendered: {"html", "reasoning"}."""
+    """`said` grows to all its messages, each reply with its trace; `done` is told how it ended. `show` is
+    given the whole so far, rendered: {"html", "reasoning"}."""
 
     model: str
     conversation: Conversation
     params: SamplingParams
     show: Callable[[dict[str, str]], None]
     done: Callable[[Finished], None]
-    said: list[Message] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     stopped: bool = False
     _reply: Reply | None = None
+    _before: dict[str, str] = field(default_factory=lambda: {"html": "", "reasoning": ""})
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return tuple(one.message for one in self.said)
 
     def start(self, pool: ModelPool, limits: StudioLimits) -> None:
         self.task = asyncio.create_task(self._run(pool, limits))
@@ -56,14 +62,19 @@ class Answer:
         left = MOST_CALLS
         while True:
             finished = await self._one(pool, limits)
-            self.said.append(_with_ids(finished.message, len(self.said)))
-            calls = self.said[-1].tool_calls
+            if self.stopped and finished.ending == "tool_calls":
+                finished = replace(finished, ending="stopped")  # what it wanted to know, it never heard
+            message = _with_ids(finished.message, len(self.said))
+            weights, trace = finished.weight_version, finished.record(self.params)
+            self.said.append(Said(message=message, weight_version=weights, trace=trace))
+            calls = message.tool_calls
             if finished.ending != "tool_calls" or self.stopped or len(calls) > left:
                 self.done(finished)
                 return
             left -= len(calls)
             for call in calls:
-                self.said.append(await run_in_threadpool(answer, call, all_tools()))
+                self.said.append(Said(message=await run_in_threadpool(answer, call, all_tools())))
+            self._before = await run_in_threadpool(rendered, self.messages)
 
     async def _one(self, pool: ModelPool, limits: StudioLimits) -> Finished:
         ended: list[Finished] = []
@@ -72,7 +83,7 @@ class Answer:
             ended.append(finished)
             return {}
 
-        messages = (*self.conversation.messages, *as_seen(self.said))
+        messages = (*self.conversation.messages, *as_seen(self.messages))
         asked = replace(self.conversation, messages=messages)
         reply = Reply(
             model=self.model, conversation=asked, params=self.params, keep=keep, log=Shown(self._so_far)
@@ -90,7 +101,7 @@ class Answer:
         return ended[0] if ended else Finished(message=Message(role="assistant"), ending="stopped")
 
     def _so_far(self, text: dict[str, str]) -> None:
-        before = rendered(self.said)
+        before = self._before
         self.show(
             {"html": before["html"] + text["html"], "reasoning": before["reasoning"] + text["reasoning"]}
         )
@@ -123,13 +134,13 @@ def as_seen(said: Sequence[Message]) -> list[Message]:
 
 
 def rendered(said: Sequence[Message]) -> dict[str, str]:
-    """An answer as a page shows it: texts, and each call with what came of it."""
+    """An answer as a page shows it: texts, and each call with what came of it. Call it from a thread."""
     html, reasoning = "", ""
     results = {message.tool_call_id: message.text for message in said if message.role == "tool"}
     for message in said:
         if message.role == "assistant":
-            html += render_markdown(message.text)
-            reasoning += render_markdown(message.reasoning or "")
+            html += render_finished(message.text)
+            reasoning += render_finished(message.reasoning or "")
             html += "".join(_call(call, results.get(call.id)) for call in message.tool_calls)
     return {"html": html, "reasoning": reasoning}
 

@@ -7,10 +7,11 @@ anything that depends on who the two are: no names, no counts, no times, no word
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal, NamedTuple
+
+from starlette.concurrency import run_in_threadpool
 
 from whorl.arena.store.records import Consent, Side, Turn, Winner
 from whorl.arena.store.votes import NOT_TO_RATE
@@ -29,9 +30,10 @@ WINNERS: dict[str, Winner] = {
 SHOWN_WINNERS = {winner: word for word, winner in WINNERS.items()}
 # The same for both, whoever they are: nobody's own defaults.
 TEMPERATURE, MAX_TOKENS = 0.7, 1024
-SET_ASIDE = "prompts like this one are set aside from the board, so that none that may train also rates"
-SECOND_LOOK = "a second look is for yourself"
-BROKEN_OFF = "The studio stopped in the middle of this battle."
+SET_ASIDE = "similar prompts are reserved for training, so this vote does not count on the board"
+SECOND_LOOK = "repeat votes do not affect the board"
+CUT = {"stopped": "stopped", "length": "cut at max tokens"}  # what a page says of such an answer
+BROKEN_OFF = "The studio stopped during this battle."
 
 
 class Cast(NamedTuple):
@@ -50,15 +52,19 @@ class Exchange:
 
     asked: Message
     answers: dict[Side, tuple[Message, ...]] = field(default_factory=dict)
+    endings: dict[Side, str] = field(default_factory=dict)  # how each answer ended
+    shown: dict[str, Any] | None = None  # both answers rendered: once they are whole they stay as they are
 
     @property
     def whole(self) -> bool:
         return len(self.answers) == len(WORDS)
 
-    @cached_property
-    def rendered(self) -> dict[str, Any]:
-        """Both answers as a page shows them: once they are whole they stay as they are."""
-        return {word: rendered(self.answers[side]) for side, word in WORDS.items()}
+    def render(self) -> None:
+        """As a page shows it. Call it from a thread."""
+        self.shown = {
+            word: {**rendered(self.answers[side]), "cut": CUT.get(self.endings.get(side, ""), "")}
+            for side, word in WORDS.items()
+        }
 
 
 @dataclass(kw_only=True)
@@ -80,12 +86,12 @@ class Battle:
     answers: dict[Side, Answer] = field(default_factory=dict)
     finished: dict[Side, Finished] = field(default_factory=dict)
     stopped: bool = False
-    touched: float = field(default_factory=time.monotonic)  # when it was last answered
     deciding: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     def of_turns(cls, turns: list[Turn], **known: Any) -> Battle:
-        """As the store has it, after a restart. A message that both had not answered ends it."""
+        """As the store has it, after a restart; call it from a thread. A message that both had not answered
+        ends it."""
         exchanges: list[Exchange] = []
         weights: dict[Side, set[str]] = {"a": set(), "b": set()}
         for turn in turns:
@@ -96,11 +102,19 @@ class Battle:
             elif exchanges and turn.side:
                 answers = exchanges[-1].answers
                 answers[turn.side] = (*answers.get(turn.side, ()), turn.message)
+                exchanges[-1].endings[turn.side] = str((turn.trace or {}).get("ending", ""))
                 weights[turn.side] |= {turn.weight_version} - {""}
+        for exchange in exchanges:
+            if exchange.whole:
+                exchange.render()
         whole = bool(exchanges) and all(one.whole for one in exchanges)
         battle = cls(exchanges=exchanges, weights=weights, **known)
         battle._end("open" if whole else "over", "" if whole else BROKEN_OFF)
         return battle
+
+    @property
+    def busy(self) -> bool:
+        return self.state == "answering"
 
     @property
     def size(self) -> int:
@@ -119,7 +133,6 @@ class Battle:
     def start(self, pool: ModelPool, limits: StudioLimits, seed: int) -> list[asyncio.Task[None]]:
         """Let both answer the last message; the tasks of the two replies."""
         self.state, self.stopped, self.log, self.finished = "answering", False, EventLog(), {}
-        self.touched = time.monotonic()
         params = SamplingParams(temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=seed)
         for side, word in WORDS.items():
             self.answers[side] = Answer(
@@ -143,11 +156,14 @@ class Battle:
         for answer in self.answers.values():
             answer.stop()
 
-    def settle(self) -> None:
+    async def settle(self) -> None:
         """Both have ended well: their answers are part of the conversation."""
+        exchange = self.exchanges[-1]
         for side, finished in self.finished.items():
-            self.exchanges[-1].answers[side] = tuple(self.answers[side].said)
+            exchange.answers[side] = self.answers[side].messages
+            exchange.endings[side] = finished.ending
             self.weights[side] |= {finished.weight_version} - {""}
+        await run_in_threadpool(exchange.render)
         self._end("open")
 
     def give_up(self, why: str) -> None:
@@ -155,7 +171,9 @@ class Battle:
 
     def _end(self, state: State, why: str = "") -> None:
         self.state, self.why = state, why
-        self.log.add("turn", {"state": state, "why": why})
+        shown = self.exchanges[-1].shown if self.exchanges else None
+        cut = {word: shown[word]["cut"] for word in WORDS.values()} if shown else {}
+        self.log.add("turn", {"state": state, "why": why, "cut": cut})
         self.log.end()
 
     # -- what a page is told -----------------------------------------------------------------------
@@ -177,7 +195,7 @@ class Battle:
 
 def _exchange(exchange: Exchange) -> dict[str, Any]:
     asked = {"text": exchange.asked.text, "images": [one.to_data_uri() for one in exchange.asked.images]}
-    return {"asked": asked} | (exchange.rendered if exchange.whole else dict.fromkeys(WORDS.values()))
+    return {"asked": asked} | (exchange.shown or dict.fromkeys(WORDS.values()))
 
 
 def in_words(reason: str) -> str:
@@ -185,5 +203,5 @@ def in_words(reason: str) -> str:
     if reason in (NOT_TO_RATE["train"], NOT_TO_RATE["neither"]):
         return SET_ASIDE
     for side, word in WORDS.items():
-        reason = reason.replace(f"reply {side} names", f"the {word} reply names")
+        reason = reason.replace(f"reply {side} ", f"the {word} reply ", 1)
     return reason

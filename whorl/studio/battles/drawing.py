@@ -46,11 +46,10 @@ class PairDrawer:
     def _able(self, person: int, images: bool) -> tuple[str, ...]:
         well = [name for name in self._pool.well() if not images or self._pool.find(name).images]
         if len(well) < 2:
-            seeing = " that see images" if images else ""
-            remedy = "leave the image out, or join another" if images else "join another on the Models page"
-            raise InputError(
-                f"a battle needs two models{seeing} that are well; there are {len(well)}: {remedy}"
-            )
+            seeing = " that support images" if images else ""
+            remedy = "remove the image, or add another" if images else "add another on the Models page"
+            have = "none is available" if not well else "only 1 is available"
+            raise InputError(f"a battle needs two available models{seeing}; {have}: {remedy}")
         since = time.monotonic() - REST_SECONDS
         rested = [name for name in well if self._failed.get((person, name), -math.inf) < since]
         return tuple(sorted(rested if len(rested) >= 2 else well))

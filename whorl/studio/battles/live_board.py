@@ -75,6 +75,7 @@ class LiveBoard:
         self._pause, self._each = pause, each
         self._reading, self._kept = threading.Lock(), threading.Lock()
         self._wanted, self._closed = threading.Event(), threading.Event()
+        self._whole = threading.Event()  # the log has been read once
         self._thread: threading.Thread | None = None
         self._listeners: list[Listener] = []
         self._past: deque[Snapshot] = deque(maxlen=REMEMBERED)
@@ -86,6 +87,10 @@ class LiveBoard:
     @property
     def snapshot(self) -> Snapshot:
         return self._snapshot
+
+    def is_read(self, patience: float = 0.0) -> bool:
+        """Whether the log has been read to its end since the start; waits for that a while."""
+        return self._whole.wait(patience)
 
     def start(self) -> None:
         self._wanted.set()
@@ -148,12 +153,14 @@ class LiveBoard:
         """Read what is new and fit if there is any."""
         with self._reading:
             if not self._read():
+                self._whole.set()
                 return self._snapshot
             battles = self._log.battles()
             board = make_board(battles, self.settings) if len(battles) else None
             made = Snapshot(seq=self._seq, votes=self._votes, battles=battles, board=board)
             with self._kept:
                 self._snapshot = made
+                self._whole.set()
                 # Past ones serve for their rows alone: their columns are let go.
                 self._past.append(
                     Snapshot(seq=made.seq, votes=made.votes, battles=Battles.from_rows([]), board=board)
@@ -186,7 +193,7 @@ class LiveBoard:
             try:
                 self.refresh()
             except WhorlError as error:  # the log cannot be read just now: the old board stays
-                say(f"the board was not brought up to date: {error}")
+                say(f"the board could not be updated: {error}")
             pause = max(self._pause, SHARE * (time.monotonic() - began))
             self._closed.wait(pause)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -11,12 +12,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from whorl.arena.store import Person
+from whorl.arena.board import Board
+from whorl.arena.store import BattleVote, Person, Store
 from whorl.serve.api.errors import ApiError
 from whorl.studio.battles.battle import SHOWN_WINNERS, WORDS, Battle, in_words
 from whorl.studio.battles.personal import ENOUGH, personal_board
 from whorl.studio.battles.points import Standing
 from whorl.studio.battles.room import BattleRoom
+from whorl.studio.battles.second_look import second_looks
 from whorl.studio.studio import Studio
 from whorl.studio.web.incoming import Incoming, read_message
 from whorl.studio.web.streams import event_stream
@@ -48,6 +51,7 @@ def _add_pages(made: FastAPI, studio: Studio) -> None:
         return studio.pages.page(
             request, "arena.html", person, battle=battle, standing=standing, limit=limit,
             models=len(studio.pool.well()), fresh=battle is None,
+            set_aside=round(100 * float(studio.store.settings.get("train_share", 0))),
         )  # fmt: skip
 
     @made.get("/arena")
@@ -60,7 +64,7 @@ def _add_pages(made: FastAPI, studio: Studio) -> None:
         person = studio.person(request)
         voter = str(person.id)
         votes = room.ledger.votes_of(voter)
-        board = await run_in_threadpool(personal_board, votes)
+        board = await run_in_threadpool(_own_board, studio.store, votes)
         latest = [
             {
                 "id": vote.battle, "left": vote.model_a, "right": vote.model_b, "time": vote.time,
@@ -144,6 +148,10 @@ def _add_voting(made: FastAPI, studio: Studio) -> None:
         return JSONResponse(await _outcome(room, battle, str(person.id)))
 
 
+def _own_board(store: Store, votes: Sequence[BattleVote]) -> Board | None:
+    return personal_board(votes, second_looks(store, votes))
+
+
 def _sender(studio: Studio, request: Request) -> Person:
     person = studio.person(request)
     studio.messages.take(person.id)
@@ -157,7 +165,7 @@ def _told(battle: Battle) -> Response:
 async def _outcome(room: BattleRoom, battle: Battle, voter: str) -> dict[str, Any]:
     assert battle.vote is not None
     if not await room.until(battle.vote.seq):
-        raise ApiError(503, "the board is not up to date yet; your vote is kept", code="late")
+        raise ApiError(503, "the board is not up to date yet; your vote is stored", code="late")
     moved = await run_in_threadpool(room.board.movement, battle.vote.seq, battle.models.values())
     told: dict[str, Any] = {
         word: {

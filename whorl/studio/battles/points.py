@@ -2,7 +2,7 @@
 
 What is rewarded is that a vote tells something (its pair was one the board was unsure of) and that it is
 meant (the same question to the same two models gets the same answer again). Which side won never changes
-what a vote earns: nobody is paid for an opinion. Days are UTC's.
+what a vote earns: nobody is paid for an opinion. Days follow UTC.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Quest(NamedTuple):
 QUESTS = (
     Quest("first", "Cast the day's first vote", 10),
     Quest("five", "Vote on five battles", 20, of=FIVE),
-    Quest("unsure", "Vote on a pair that the board is unsure of", 10),
+    Quest("unsure", "Vote on a pair the board is unsure about", 10),
     Quest("ground", "Vote in the category where you have the fewest votes", 10),
-    Quest("again", "Meet a question of yours again, and judge it alike", 15),
+    Quest("again", "Re-judge an earlier battle the same way", 15),
 )
 
 
@@ -171,7 +171,7 @@ def _credit(voter: _Voter, vote: BattleVote, models: int) -> Iterable[Gain]:
     if before < FULL_VOTES_A_DAY:
         yield Gain(FOR_A_VOTE, "the vote")
     if (extra := round(FOR_AN_UNSURE_PAIR * unsure / 2)) and before < FULL_VOTES_A_DAY:
-        yield Gain(extra, "what this pair's vote tells")
+        yield Gain(extra, "information in this pair's vote")
     fewest = min(voter.categories.get(name, 0) for name in CATEGORIES)
     steps = {
         "first": True, "five": True, "unsure": unsure >= 1,

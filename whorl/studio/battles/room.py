@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from whorl.arena.store import Person, Store
-from whorl.arena.store.records import BattleVote, Consent, Said, Side
+from whorl.arena.store.records import BattleVote, Consent, Side
 from whorl.base.errors import InputError, WhorlError
 from whorl.base.nouns import Message
 from whorl.base.progress import say
@@ -22,15 +21,16 @@ from whorl.studio.battles.categories import category_of
 from whorl.studio.battles.drawing import PairDrawer
 from whorl.studio.battles.live_board import LiveBoard
 from whorl.studio.battles.points import Ledger
-from whorl.studio.battles.second_look import LATEST, repeat, to_look_at
+from whorl.studio.battles.second_look import LATEST, TITLE, repeat, to_look_at
 from whorl.studio.config import StudioLimits
 from whorl.studio.models.pool import ModelPool
+from whorl.studio.web.tasks import watched
 
 HELD, HELD_BYTES = 1000, 256 << 20  # battles kept in memory, and their images; the others are in the store
 MOST_EXCHANGES = 40
+AT_ONCE = 4  # battles of one person that are being answered; each holds two models
 TRIED = 5  # battles for a second look, where earlier ones were erased
-JUDGED_WITHIN = 1800.0  # seconds after its last message for which a battle may still be judged blindly
-STOPPED_EARLY = "Stopped before both had answered."
+STOPPED_EARLY = "Stopped before both models had answered."
 BOARD_SECONDS = 20.0  # how long one waits for a board with a vote in it
 
 
@@ -69,6 +69,7 @@ class BattleRoom:
 
     async def begin(self, person: Person, asked: Message, consent: Consent) -> Battle:
         """A new battle over `asked`; its answers are on their way."""
+        self._check_going(person)
         left, right, probability = await run_in_threadpool(
             self._drawer.draw, person.id, images=bool(asked.images)
         )
@@ -90,7 +91,7 @@ class BattleRoom:
         async with battle.deciding:
             if battle.state == "answering":
                 battle.stop()
-                battle.give_up("Begun again with another pair.")
+                battle.give_up("Restarted with another pair.")
         return await self.begin(person, battle.exchanges[0].asked, battle.consent)
 
     async def second_look(self, person: Person) -> Battle:
@@ -98,24 +99,23 @@ class BattleRoom:
         for number in to_look_at(self.ledger.votes_of(str(person.id)))[:TRIED]:
             again = await run_in_threadpool(repeat, self._store, number, person.id)
             if again is not None:
-                battle = await self.find(person, again)
-                battle.again = True
-                return battle
-        raise ApiError(409, f"vote on {LATEST + 1} battles first, then look at the oldest again", code="none")
+                return await self.find(person, again)
+        raise ApiError(409, f"vote on {LATEST + 1} battles first, then re-judge the oldest", code="none")
 
     async def say(self, person: Person, number: str, message: Message) -> Battle:
         """A further message to both."""
         battle = await self.find(person, number)
         async with battle.deciding:
-            self._check_open(battle, "say more in")
+            self._check_open(battle)
             if battle.again:
-                raise ApiError(409, "a second look is over answers that are there; vote now", code="again")
+                raise ApiError(409, "a second look reuses the earlier answers; vote now", code="again")
+            self._check_going(person)
             if len(battle.exchanges) >= MOST_EXCHANGES:
                 raise ApiError(409, f"a battle has {MOST_EXCHANGES} messages at most; vote now")
             if message.images and not battle.exchanges[0].asked.images:
                 # Whether this pair could see them must not show, so no pair is asked.
                 raise InputError(
-                    "this battle began without an image, and its models were drawn for that; begin another"
+                    "this battle began without an image, so its models may be text-only; start another"
                 )
             await run_in_threadpool(self._store.say, battle.id, message)
             battle.exchanges.append(Exchange(message))
@@ -128,15 +128,20 @@ class BattleRoom:
             battle.stop()
         return battle
 
+    def _check_going(self, person: Person) -> None:
+        if sum(one.person == person.id and one.busy for one in self._held.values()) >= AT_ONCE:
+            said = f"{AT_ONCE} of your battles are still being answered; wait for one or stop one"
+            raise ApiError(429, said, code="rate_limited", headers={"Retry-After": "5"})
+
     def _answer(self, battle: Battle) -> None:
         tasks = battle.start(self._pool, self._limits, seed=random.getrandbits(31))
-        task = asyncio.create_task(self._see_through(battle, tasks))
+        task = watched(asyncio.create_task(self._see_through(battle, tasks)), f"battle {battle.id}")
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             if not task.cancelled() and task.exception() is not None and battle.state == "answering":
-                battle.give_up("The studio failed; its terminal says how.")
+                battle.give_up("The studio failed; see its terminal for details.")
 
         task.add_done_callback(ended)
 
@@ -147,7 +152,7 @@ class BattleRoom:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if any(task.cancelled() or task.exception() is not None for task in done):
                 broken = [task.exception() for task in done if not task.cancelled()]
-                say(f"battle {battle.id}: a reply broke off: {broken or 'cancelled'}")
+                say(f"battle {battle.id}: a reply stopped early: {broken or 'cancelled'}")
             if battle.failing() or len(battle.finished) < len(tasks) - len(waiting):
                 break
         if battle.log is not log or battle.state != "answering":
@@ -161,7 +166,7 @@ class BattleRoom:
         failed = battle.failing() or [side for side in WORDS if side not in battle.finished]
         for side in failed:
             self._drawer.failed(battle.person, battle.models[side])
-            said = battle.finished[side].error if side in battle.finished else "it broke off"
+            said = battle.finished[side].error if side in battle.finished else "it stopped early"
             say(f"battle {battle.id}: {battle.models[side]} failed: {said}")
         for side in WORDS:
             if side not in battle.finished:
@@ -171,48 +176,45 @@ class BattleRoom:
     async def _settle(self, battle: Battle) -> None:
         """Keep both answers. Ones that were stopped before they had said anything are none."""
         said = {side: battle.answers[side].said for side in battle.finished}
-        if battle.stopped and not all(any(one.text for one in messages) for messages in said.values()):
+        if battle.stopped and not all(any(one.message.text for one in side) for side in said.values()):
             battle.give_up(STOPPED_EARLY)
             return
         try:
-            kept = {side: _kept(said[side], one.weight_version) for side, one in battle.finished.items()}
-            await run_in_threadpool(self._store.answer, battle.id, a=kept["a"], b=kept["b"])
+            await run_in_threadpool(self._store.answer, battle.id, a=said["a"], b=said["b"])
         except WhorlError as error:
-            say(f"battle {battle.id}: its answers were not kept: {error}")
-            battle.give_up("The answers could not be kept.")
+            say(f"battle {battle.id}: its answers could not be stored: {error}")
+            battle.give_up("The answers could not be stored.")
             return
-        battle.settle()
+        await battle.settle()
 
-    def judging(self, person: int) -> bool:
-        """Whether the person has a battle before them that waits for its vote."""
-        recent = time.monotonic() - JUDGED_WITHIN
-        return any(
-            one.person == person and one.state in ("answering", "open") and one.touched > recent
-            for one in self._held.values()
-        )
+    async def judged(self, person: int) -> str:
+        """The latest battle of the person's that waits for its vote, "" for none: the store knows those of
+        before a restart, too."""
+        answering = [one.id for one in self._held.values() if one.person == person and one.busy]
+        return next(reversed(answering), "") or await run_in_threadpool(self._store.open_battle, person)
 
     # -- voting ------------------------------------------------------------------------------------
 
     async def vote(self, person: Person, number: str, word: str) -> Battle:
         """Keep the vote; when this returns it is on disk."""
         if word not in WINNERS:
-            raise InputError(f"vote {word!r} is none of {', '.join(WINNERS)}")
+            raise InputError(f"vote {word!r} is not one of {', '.join(WINNERS)}")
         battle = await self.find(person, number)
         async with battle.deciding:
-            self._check_open(battle, "vote on")
+            self._check_open(battle)
             kept = await run_in_threadpool(self._store.vote, battle.id, WINNERS[word], person=person.id)
             battle.vote = Cast(kept.winner, kept.rated, kept.reason, kept.head.seq)
             battle.state = "voted"
             self.board.poke()
         return battle
 
-    def _check_open(self, battle: Battle, what: str) -> None:
+    def _check_open(self, battle: Battle) -> None:
         if battle.state == "voted":
-            raise ApiError(409, "this battle has its vote already; begin another", code="voted")
+            raise ApiError(409, "this battle already has a vote; start another", code="voted")
         if battle.state == "answering":
-            raise ApiError(409, f"both are still answering; {what} it when they have ended", code="answering")
+            raise ApiError(409, "wait until both replies have finished", code="answering")
         if battle.state == "over":
-            raise ApiError(409, f"this battle cannot go on: {battle.why} Begin again", code="over")
+            raise ApiError(409, f"this battle cannot continue: {battle.why} Start again", code="over")
 
     async def until(self, seq: int) -> bool:
         """Wait until the board has read the log up to `seq`; False where it takes too long."""
@@ -244,11 +246,19 @@ class BattleRoom:
                 if battle is not None:
                     self._hold(battle)
         if battle is None or battle.person != person.id:
-            raise ApiError(404, f"you have no battle {number}; begin one at /arena", code="no_battle")
+            raise ApiError(404, f"you have no battle {number}; start one at /arena", code="no_battle")
         self._held.move_to_end(number)
         return battle
 
+    def forget(self, person: int) -> None:
+        """Who was removed has no battles any more."""
+        for battle in [one for one in self._held.values() if one.person == person]:
+            battle.stop()
+            del self._held[battle.id]
+
     def _load(self, number: str) -> Battle | None:
+        if not number.isalnum():
+            return None
         try:
             pair, head = self._store.battle(number), self._store.conversation(number)
         except InputError:
@@ -257,8 +267,9 @@ class BattleRoom:
             return None
         sides: dict[Side, str] = {"a": pair.model_a, "b": pair.model_b}
         battle = Battle.of_turns(
-            self._store.turns(number), id=number, person=head.person, models=sides, consent=head.consent
-        )
+            self._store.turns(number), id=number, person=head.person, models=sides, consent=head.consent,
+            again=head.title == TITLE,
+        )  # fmt: skip
         if pair.voted:
             if self.ledger.vote_of(number) is None:
                 self.board.refresh()
@@ -276,10 +287,6 @@ class BattleRoom:
             if oldest.state != "answering" and oldest is not battle:
                 held -= oldest.size
                 del self._held[oldest.id]
-
-
-def _kept(said: Sequence[Message], weights: str) -> list[Said]:
-    return [Said(message=one, weight_version=weights if one.role == "assistant" else "") for one in said]
 
 
 def _failure(sides: list[Side]) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from whorl.arena.store import Store
 from whorl.arena.store.records import BattleVote, Side
-from whorl.studio.battles.points import met
+from whorl.studio.battles.points import Met, met
 
+TITLE = "a second look"  # of the conversation: so it is known again
 LATEST = 3  # battles that are remembered too well
 OTHER: dict[Side, Side] = {"a": "b", "b": "a", "": ""}
 
@@ -20,6 +21,18 @@ def to_look_at(votes: Sequence[BattleVote]) -> list[str]:
     """One's battles that were judged once only, the oldest first."""
     times = Counter(met(vote) for vote in votes)
     return [vote.battle for vote in votes[: -LATEST or None] if times[met(vote)] == 1]
+
+
+def second_looks(store: Store, votes: Sequence[BattleVote]) -> set[str]:
+    """Which of a person's votes were cast in second looks."""
+    met_before: set[Met] = set()
+    found = set()
+    for vote in votes:
+        again = met(vote) in met_before and vote.consent == "none"
+        if again and store.conversation(vote.battle).title == TITLE:
+            found.add(vote.battle)
+        met_before.add(met(vote))
+    return found
 
 
 def repeat(store: Store, battle: str, person: int) -> str | None:
@@ -34,5 +47,8 @@ def repeat(store: Store, battle: str, person: int) -> str | None:
         consent="none", category=old.category,
     )  # fmt: skip
     for turn, message in said[1:]:
-        store.say(pair.id, message, side=OTHER[turn.side], weight_version=turn.weight_version)
+        store.say(
+            pair.id, message, side=OTHER[turn.side], weight_version=turn.weight_version, trace=turn.trace
+        )
+    store.rename_conversation(pair.id, TITLE)
     return pair.id

@@ -69,15 +69,14 @@ class Figures:
 
     def snapshot(self, fresh: bool = False) -> Snapshot:
         """The newest board; `fresh`, and at the studio's start, with every vote in it that is on disk."""
-        found = self.live.snapshot
-        return self.live.refresh() if fresh or not found.seq else found
+        return self.live.refresh() if fresh or not self.live.is_read() else self.live.snapshot
 
     def board(self, snapshot: Snapshot, view: View) -> Board:
         """Raises ApiError 404 for a category that nobody voted in."""
         if view.category and view.category not in snapshot.battles.category.names:
-            raise ApiError(404, f"No vote has the category {view.category}.")
+            raise ApiError(404, f"There are no votes in category {view.category}.")
         if snapshot.board is None:
-            raise ApiError(404, "There is no vote yet.")
+            raise ApiError(404, "There are no votes yet.")
         if view.is_plain:
             return snapshot.board
         settings = view.settings(snapshot.battles)

@@ -13,12 +13,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from whorl.arena.config import Interval
+from whorl.arena.style import STYLES
 from whorl.base.errors import InputError
 from whorl.studio.battles.live_board import LiveBoard, Snapshot
 from whorl.studio.board.figures import Figures, View, as_csv, as_json
 from whorl.studio.studio import Studio
 from whorl.studio.web.streams import Event, send_events
 
+PATIENCE = 0.1  # seconds that the page waits, at the studio's start, for the log to have been read
 PAUSE = 2.0  # seconds between two tellings of a board that keeps moving
 INTERVALS = get_args(Interval)
 
@@ -31,7 +33,7 @@ def add_board(made: FastAPI, studio: Studio) -> None:
     async def page(request: Request) -> Response:
         person = studio.person(request)
         view = read_view(request)
-        values = await run_in_threadpool(shown, studio, figures, view)
+        values = await run_in_threadpool(at_once, studio, figures, view)
         return studio.pages.page(request, "board.html", person, view=view, intervals=INTERVALS, **values)
 
     @made.get("/api/board")
@@ -58,7 +60,7 @@ def add_board(made: FastAPI, studio: Studio) -> None:
         """The board as a file, with every vote in it that is on disk."""
         studio.person(request)
         if form not in ("json", "csv"):
-            raise InputError(f"a board comes as json or csv, not {form}")
+            raise InputError(f"the board is available as json or csv, not {form}")
         view = read_view(request)
 
         def made_file() -> str:
@@ -75,21 +77,34 @@ def read_view(request: Request) -> View:
     asked = request.query_params
     interval = asked.get("interval", "sandwich")
     if interval not in INTERVALS:
-        raise InputError(f"interval {interval} is none of {', '.join(INTERVALS)}")
+        raise InputError(f"interval {interval} is not one of {', '.join(INTERVALS)}")
     return View(asked.get("category", ""), asked.get("style", "") == "on", interval)  # type: ignore[arg-type]
+
+
+def at_once(studio: Studio, figures: Figures, view: View) -> dict[str, Any]:
+    """The page's values; while a long log is still being read, none: the page asks for them then."""
+    if figures.live.is_read(PATIENCE):
+        return shown(studio, figures, view)
+    return {
+        "seq": 0, "reading": True, "cast": 0, "categories": [view.category] if view.category else [],
+        "styles": STYLES, "query": query_of(view), "rows": [], "pieces": {}, "counted": 0,
+    }  # fmt: skip
+
+
+def query_of(view: View) -> str:
+    asked = {
+        "category": view.category, "style": "on" if view.style else "",
+        "interval": "" if view.interval == "sandwich" else view.interval,
+    }  # fmt: skip
+    return urlencode({name: value for name, value in asked.items() if value})
 
 
 def shown(studio: Studio, figures: Figures, view: View) -> dict[str, Any]:
     """The page's values; `board` is None while no vote counts."""
     snapshot = figures.snapshot()
-    asked = {
-        "category": view.category, "style": "on" if view.style else "",
-        "interval": "" if view.interval == "sandwich" else view.interval,
-    }  # fmt: skip
-    query = urlencode({name: value for name, value in asked.items() if value})
     values: dict[str, Any] = {
         "seq": snapshot.seq, "cast": snapshot.votes, "categories": list(snapshot.battles.category.names),
-        "styles": list(snapshot.battles.style_names), "query": query,
+        "styles": list(snapshot.battles.style_names), "query": query_of(view), "reading": False,
         "rows": [], "pieces": {}, "counted": 0,
     }  # fmt: skip
     if snapshot.board is None:

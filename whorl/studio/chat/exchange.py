@@ -24,9 +24,9 @@ from whorl.studio.config import StudioLimits
 from whorl.studio.models.pool import ModelPool
 from whorl.studio.models.reply import Finished, Reply
 from whorl.studio.web.streams import EventLog
+from whorl.studio.web.tasks import watched
 
 Decision = Literal["once", "refuse", "all"]
-SHORTEST = 0.01  # seconds of a reply whose speed says something; a call comes all at once
 REFUSED = "error: the person refused this call"
 STOPPED = "error: the person stopped before this call was made"
 SPENT = f"error: {MOST_CALLS} calls are spent; answer with what is known"
@@ -36,7 +36,7 @@ SPENT = f"error: {MOST_CALLS} calls are spent; answer with what is known"
 class Exchange:
     """`leaf` is the turn that is answered. Pages hear, of the log:
 
-    - `begin` {parent, model, starting}: a reply is being made behind `parent`
+    - `begin` {parent, model}: a reply is being made behind `parent`
     - `text` {parent, html, reasoning}: the whole of it so far
     - `turn`: a turn that is in the store now, as `turns.shown` has it
     - `calls` {turn, states}: of each call of that turn: asking, running, answered
@@ -45,6 +45,7 @@ class Exchange:
     """
 
     conversation: str
+    person: int
     leaf: int
     model: str
     params: SamplingParams
@@ -61,7 +62,7 @@ class Exchange:
     _asked: dict[tuple[int, int], asyncio.Future[Decision]] = field(default_factory=dict)
 
     def start(self) -> None:
-        self.task = asyncio.create_task(self._run())
+        self.task = watched(asyncio.create_task(self._run()), f"conversation {self.conversation}")
 
     def stop(self) -> None:
         """End here. What came of the reply is kept; calls that wait for an answer are not made."""
@@ -93,7 +94,7 @@ class Exchange:
         except WhorlError as error:  # the store: the page says so, and the message can be sent again
             self._fault("failed", str(error))
         except Exception:
-            self._fault("failed", "the studio itself failed here; its terminal says how")
+            self._fault("failed", "the studio failed here; see its terminal for details")
             raise
         finally:
             self.log.add("done", {})
@@ -110,7 +111,9 @@ class Exchange:
             warned = spent > MOST_CALLS
             spent = await self._use_tools(spent)
             if warned:
-                self._fault("failed", f"the model wants more than {MOST_CALLS} tool calls; ask it otherwise")
+                self._fault(
+                    "failed", f"the model wants more than {MOST_CALLS} tool calls; rephrase the question"
+                )
                 return
 
     async def _answer(self) -> Turn | None:
@@ -121,9 +124,8 @@ class Exchange:
             model=self.model, conversation=asked_of(turns, self.leaf, self.tools), params=self.params,
             keep=self._keeper(kept),
         )  # fmt: skip
-        starting = self.pool.find(self.model).state != "ready"
-        begun = {"parent": self.leaf, "model": self.model, "starting": starting}
-        self.log.add("begin", begun, replaces=True)
+        # Not whether it has to be started first: that would tell who answers in an open battle.
+        self.log.add("begin", {"parent": self.leaf, "model": self.model}, replaces=True)
         self._reply = reply
         reply.start(self.pool, self.limits)
         assert reply.task is not None
@@ -142,7 +144,7 @@ class Exchange:
             raise failure
         if kept:
             self.leaf = kept[0].id
-            self.log.add("turn", shown(kept[0]))
+            await self._tell(kept[0])
         return kept[0] if kept else None
 
     def _keeper(self, kept: list[Turn]) -> Callable[[Finished], Awaitable[dict[str, Any]]]:
@@ -152,7 +154,7 @@ class Exchange:
             if message.content or message.tool_calls or message.reasoning:
                 kept.append(await self._say(message, finished))
             elif finished.ending not in ("failed", "stopped"):
-                told = {"ending": "failed", "error": f"{self.model} has answered with nothing at all"}
+                told = {"ending": "failed", "error": f"{self.model} returned an empty reply"}
             return told
 
         return keep
@@ -161,7 +163,7 @@ class Exchange:
         """A turn behind the leaf, which is in the store when this returns."""
         given: dict[str, Any] = {"parent": self.leaf}
         if finished is not None:
-            trace = record(finished, self.params)
+            trace = finished.record(self.params)
             given |= {"model": self.model, "weight_version": finished.weight_version, "trace": trace}
         number = await run_in_threadpool(partial(self.store.say, self.conversation, message, **given))
         return Turn(
@@ -169,6 +171,9 @@ class Exchange:
             model=given.get("model"), weight_version=given.get("weight_version", ""),
             trace=given.get("trace"),
         )  # fmt: skip
+
+    async def _tell(self, turn: Turn) -> None:
+        self.log.add("turn", await run_in_threadpool(shown, turn))
 
     def _fault(self, ending: str, error: str) -> None:
         self.log.add("fault", {"parent": self.leaf, "ending": ending, "error": error})
@@ -199,7 +204,7 @@ class Exchange:
             said = await self._say(_tool_message(call, result))
             states[place] = "answered"
             self.leaf = said.id
-            self.log.add("turn", shown(said))
+            await self._tell(said)
             self._show_calls(turn, states)
         self._asked.clear()
         return spent + len(calls)
@@ -221,22 +226,6 @@ class Exchange:
     def _show_calls(self, turn: Turn, states: dict[int, str]) -> None:
         told = {str(place): state for place, state in states.items()}
         self.log.add("calls", {"turn": turn.id, "states": told}, replaces=True)
-
-
-def record(finished: Finished, params: SamplingParams) -> dict[str, Any]:
-    """What is kept of how a reply came about."""
-    lasted = finished.seconds > SHORTEST and not finished.message.tool_calls
-    rate = finished.tokens_per_second if lasted else None
-    kept: dict[str, Any] = {"ending": finished.ending, "seed": params.seed, "sampling": {
-        name: getattr(params, name) for name in (
-            "max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
-            "repetition_penalty",
-        )
-    }}  # fmt: skip
-    kept |= {"tokens": finished.tokens} if finished.tokens else {}
-    kept |= {"rate": round(rate, 1)} if rate is not None else {}
-    kept |= {"error": finished.error} if finished.error else {}
-    return kept
 
 
 def _with_ids(message: Message) -> Message:

@@ -19,8 +19,8 @@ from whorl.arena.store.exporting import export_person
 from whorl.base.nouns import Message
 from whorl.studio.chat.turns import own_chat
 from whorl.studio.studio import Studio
-from whorl.studio.web.incoming import check_length
-from whorl.studio.web.markdown import render_markdown
+from whorl.studio.web.incoming import check_length, known_number
+from whorl.studio.web.markdown import render_finished
 
 
 class Thumb(BaseModel):
@@ -39,6 +39,7 @@ def add_judging(made: FastAPI, studio: Studio) -> None:
     async def thumb(request: Request, conversation: str, turn: int, asked: Thumb) -> Response:
         person = studio.person(request)
         studio.messages.take(person.id)
+        known_number(turn, "turn")
         check_length(asked.reason, limits, "reason")
 
         def keep() -> None:
@@ -52,6 +53,7 @@ def add_judging(made: FastAPI, studio: Studio) -> None:
     async def better(request: Request, conversation: str, turn: int, asked: Better) -> Response:
         person = studio.person(request)
         studio.messages.take(person.id)
+        known_number(turn, "turn")
         check_length(asked.text, limits, "reply")
         text = asked.text.strip()
 
@@ -59,7 +61,7 @@ def add_judging(made: FastAPI, studio: Studio) -> None:
             own_chat(studio.store, conversation, person.id)
             message = Message(role="assistant", content=(text,) if text else ())
             studio.store.write_better(turn, message, person=person.id)
-            return render_markdown(text)
+            return render_finished(text)
 
         return JSONResponse({"better": text, "better_html": await run_in_threadpool(keep)})
 

@@ -13,8 +13,8 @@ MOST_CALLS = 8  # that one message may lead to
 # What a page says of each; the model reads the tool's own schema.
 WORDS = {
     "calculator": "exact arithmetic",
-    "clock": "the date and time of this machine",
-    "lookup": "Python's documentation, as it is installed here",
+    "clock": "this machine's date and time",
+    "lookup": "the Python documentation installed here",
 }
 
 
@@ -23,7 +23,7 @@ def schemas(names: Sequence[str]) -> list[dict[str, Any]]:
     known = all_tools()
     for name in names:
         if name not in known:
-            raise InputError(f"there is no tool {name!r}; there are {', '.join(known)}")
+            raise InputError(f"there is no tool {name!r}; choose from {', '.join(known)}")
     return [known[name].schema for name in dict.fromkeys(names)]
 
 

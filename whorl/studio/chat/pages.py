@@ -21,6 +21,7 @@ from whorl.studio.chat.titles import title_of
 from whorl.studio.chat.turns import own_chat, shown, with_judgements
 from whorl.studio.models.pages import cards
 from whorl.studio.studio import Studio
+from whorl.studio.web.incoming import known_number
 from whorl.studio.web.pages import PLACES
 
 Talk = dict[str, Any]  # a conversation as its page needs it
@@ -48,11 +49,11 @@ def add_chat(made: FastAPI, studio: Studio) -> None:
 
 
 def _add_pages(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
-    def page(
+    async def page(
         request: Request, person: Person, first: dict[str, Any], talk: dict[str, Any] | None
     ) -> Response:
         data = {
-            "models": _models(studio, person), "tools": WORDS, "talk": talk, **first,
+            "models": await _models(studio, person), "tools": WORDS, "talk": talk, **first,
             "documents": any(place.path == "/data" for place in PLACES),
         }  # fmt: skip
         limit = studio.config.limits.prompt
@@ -63,7 +64,7 @@ def _add_pages(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
     @made.get("/chat")
     async def new(request: Request) -> Response:
         person = studio.person(request)
-        return page(request, person, await run_in_threadpool(_listed, studio, person.id), None)
+        return await page(request, person, await run_in_threadpool(_listed, studio, person.id), None)
 
     @made.get("/chat/{conversation}")
     async def old(request: Request, conversation: str) -> Response:
@@ -73,7 +74,7 @@ def _add_pages(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
             talk = _talk(studio, rooms, conversation, person.id)
             return _listed(studio, person.id), talk
 
-        return page(request, person, *await run_in_threadpool(read))
+        return await page(request, person, *await run_in_threadpool(read))
 
     @made.get("/api/chat/{conversation}/whole")
     async def whole(request: Request, conversation: str) -> Response:
@@ -84,6 +85,7 @@ def _add_pages(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
     @made.get("/api/chat/{conversation}/images/{turn}/{place}")
     async def image(request: Request, conversation: str, turn: int, place: int) -> Response:
         person = studio.person(request)
+        known_number(turn, "turn")
 
         def read() -> tuple[bytes, str]:
             own_chat(studio.store, conversation, person.id)
@@ -111,9 +113,9 @@ def _talk(studio: Studio, rooms: Rooms, conversation: str, person: int) -> Talk:
     }  # fmt: skip
 
 
-def _models(studio: Studio, person: Person) -> list[dict[str, Any]]:
+async def _models(studio: Studio, person: Person) -> list[dict[str, Any]]:
     wanted = ("name", "state", "why", "images", "directory")
-    return [{key: one[key] for key in wanted} for one in cards(studio, person)]
+    return [{key: one[key] for key in wanted} for one in await cards(studio, person)]
 
 
 # -- the list -----------------------------------------------------------------------------------------
@@ -128,6 +130,7 @@ def _add_list(made: FastAPI, studio: Studio) -> None:
     @made.get("/api/chat/search")
     async def search(request: Request, words: str) -> Response:
         person = studio.person(request)
+        studio.changes.take(person.id)  # it reads all one has ever said
         return JSONResponse({"found": await run_in_threadpool(_search, studio, person.id, words.strip())})
 
 
@@ -153,7 +156,7 @@ def _search(studio: Studio, person: int, words: str) -> list[dict[str, Any]]:
         found.setdefault(turn.conversation, turn)
     entries = []
     for conversation, turn in found.items():
-        assert turn.message is not None, "it was found by its words"
+        assert turn.message is not None, "matched by its text"
         said = _around(turn.message.text, words)
         entry = _entry(studio, studio.store.conversation(conversation))
         entries.append({**entry, "said": said, "turn": turn.id, "role": turn.message.role})
@@ -184,11 +187,13 @@ def _add_settings(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
 
     @made.post("/api/chat/{conversation}/consent")
     async def consent(request: Request, conversation: str, asked: NewConsent) -> Response:
+        """A row of the log for ever, so only where something changes, and not too often."""
         person = studio.person(request)
+        studio.messages.take(person.id)
 
         def change() -> None:
-            own_chat(studio.store, conversation, person.id)
-            studio.store.set_consent(conversation, asked.consent)
+            if own_chat(studio.store, conversation, person.id).consent != asked.consent:
+                studio.store.set_consent(conversation, asked.consent)
 
         await run_in_threadpool(change)
         return Response(status_code=204)
@@ -197,6 +202,7 @@ def _add_settings(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
     async def erase(request: Request, conversation: str) -> Response:
         """Gone from the store and its files; a tombstone without words stays in the log."""
         person = studio.person(request)
+        studio.messages.take(person.id)
         await run_in_threadpool(own_chat, studio.store, conversation, person.id)
         await rooms.stop(conversation)
         await run_in_threadpool(studio.store.erase, conversation)

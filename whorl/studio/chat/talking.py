@@ -71,9 +71,9 @@ def _add_saying(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
     async def exchange(conversation: str, leaf: int, asked: First | Further | Again) -> Exchange:
         head = await run_in_threadpool(studio.store.conversation, conversation)
         return Exchange(
-            conversation=conversation, leaf=leaf, model=asked.model, params=asked.sampling.params(),
-            tools=head.tools, store=studio.store, pool=studio.pool, limits=studio.config.limits,
-            allowed=rooms.allowed,
+            conversation=conversation, person=head.person, leaf=leaf, model=asked.model,
+            params=asked.sampling.params(), tools=head.tools, store=studio.store, pool=studio.pool,
+            limits=studio.config.limits, allowed=rooms.allowed,
         )  # fmt: skip
 
     @made.post("/api/chat")
@@ -81,6 +81,7 @@ def _add_saying(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
         person = studio.person(request)
         studio.messages.take(person.id)
         studio.pool.find(asked.model)
+        rooms.check(person.id)
 
         def keep() -> tuple[str, str, list[Turn]]:
             opening = [*_system(asked.system, studio), read_message(asked, studio.config.limits)]
@@ -91,7 +92,8 @@ def _add_saying(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
             return number, title, studio.store.turns(number)
 
         conversation, title, turns = await run_in_threadpool(keep)
-        begun = await rooms.begin(conversation, partial(exchange, conversation, turns[-1].id, asked))
+        make = partial(exchange, conversation, turns[-1].id, asked)
+        begun = await rooms.begin(conversation, person.id, make)
         told = {"id": conversation, "title": title, "consent": asked.consent, "tools": asked.tools}
         return JSONResponse({**told, "turns": [shown(one) for one in turns], "exchange": begun.number})
 
@@ -109,7 +111,7 @@ def _add_saying(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
             said.extend(await run_in_threadpool(_say, studio, conversation, asked, message))
             return await exchange(conversation, said[-1].id, asked)
 
-        begun = await rooms.begin(conversation, make)
+        begun = await rooms.begin(conversation, person.id, make)
         return JSONResponse({"turns": [shown(one) for one in said], "exchange": begun.number})
 
     @made.post("/api/chat/{conversation}/retry")
@@ -124,7 +126,8 @@ def _add_saying(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
             _turn(studio.store.turns(conversation), asked.parent)
 
         await run_in_threadpool(check)
-        begun = await rooms.begin(conversation, partial(exchange, conversation, asked.parent, asked))
+        make = partial(exchange, conversation, asked.parent, asked)
+        begun = await rooms.begin(conversation, person.id, make)
         return JSONResponse({"turns": [], "exchange": begun.number})
 
 
@@ -154,7 +157,7 @@ def _add_hearing(made: FastAPI, studio: Studio, rooms: Rooms) -> None:
         await own(request, conversation)
         running = rooms.running(conversation)
         if running is None or not running.decide(word.turn, word.index, word.decision):
-            raise ApiError(409, "this call waits for no answer any more", code="decided")
+            raise ApiError(409, "this call has already been answered", code="decided")
         return Response(status_code=204)
 
 
@@ -192,5 +195,5 @@ def _say(studio: Studio, conversation: str, asked: Further, message: Message) ->
 def _turn(turns: list[Turn], number: int) -> Turn:
     found = next((one for one in turns if one.id == number), None)
     if found is None:
-        raise InputError(f"turn {number} is not of this conversation; open it again")
+        raise InputError(f"turn {number} is not in this conversation; reload the page")
     return found

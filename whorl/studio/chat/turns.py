@@ -6,7 +6,6 @@ They are a tree: a retry or an edit is a sibling. What a page draws as a branch 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from whorl.arena.store import Preference, Store, Turn
@@ -14,31 +13,25 @@ from whorl.arena.store.talks import path
 from whorl.base.errors import InputError
 from whorl.base.nouns import Conversation, ToolCall
 from whorl.serve.api.errors import ApiError
-from whorl.studio.web.markdown import render_markdown
+from whorl.studio.web.markdown import render_finished
 
-REMEMBERED = 20_000  # characters of a text whose rendering is kept
-
-_remembered = lru_cache(maxsize=1024)(render_markdown)
-
-
-def _rendered(text: str) -> str:
-    return _remembered(text) if len(text) <= REMEMBERED else render_markdown(text)
+BESIDE = ("ending", "error", "tokens", "rate", "counted", "seed")  # what a page shows of a reply's record
 
 
 def own_chat(store: Store, conversation: str, person: int) -> Any:
     """The head of a person's own chat; ApiError 404 for another's, which nobody is told exists, and for
     a battle, whose turns name its models."""
     try:
-        head = store.conversation(conversation)
+        head = store.conversation(conversation) if conversation.isalnum() else None
     except InputError:
         head = None
     if head is None or head.person != person or head.kind != "chat" or head.erased is not None:
-        raise ApiError(404, "there is no such conversation of yours; it may have been erased")
+        raise ApiError(404, "you have no such conversation; it may have been erased")
     return head
 
 
 def shown(turn: Turn) -> dict[str, Any]:
-    """A turn for a page: its text, and that rendered; images by their number."""
+    """A turn for a page: its text, and that rendered (call it from a thread); images by their number."""
     message = turn.message
     assert message is not None, "a conversation that is not erased has its words"
     found: dict[str, Any] = {
@@ -50,9 +43,12 @@ def shown(turn: Turn) -> dict[str, Any]:
     if message.role == "assistant":
         trace = turn.trace or {}
         calls = [{"name": one.name, "arguments": one.arguments} for one in message.tool_calls]
-        found |= {"html": _rendered(message.text), "reasoning": _rendered(message.reasoning or "")}
+        found |= {
+            "html": render_finished(message.text),
+            "reasoning": render_finished(message.reasoning or ""),
+        }
         found |= {"calls": calls, "model": turn.model or "", "weights": turn.weight_version}
-        found |= {key: trace[key] for key in ("ending", "error", "tokens", "rate", "seed") if key in trace}
+        found |= {key: trace[key] for key in BESIDE if key in trace}
     return found
 
 
@@ -64,7 +60,7 @@ def with_judgements(turns: list[dict[str, Any]], said: Sequence[Preference]) -> 
         if one.kind == "thumb":
             turn |= {"thumb": one.value, "reason": one.reason}
         elif one.better is not None:
-            turn |= {"better": one.better.text, "better_html": _rendered(one.better.text)}
+            turn |= {"better": one.better.text, "better_html": render_finished(one.better.text)}
     return turns
 
 

@@ -105,7 +105,7 @@ def _read(way: str, folder: Path) -> Found:
         if documents.is_file():
             manifest = open_manifest(folder)
             if missing := [name for name in NEEDED if name not in manifest]:
-                raise DataError(f"{documents} has no {missing[0]}; make the dataset again")
+                raise DataError(f"{documents} has no {missing[0]}; rebuild the dataset")
             found.documents = manifest
             tokens = tokens if tokens.is_file() else _beside(documents)
         if tokens.is_file():
@@ -115,7 +115,9 @@ def _read(way: str, folder: Path) -> Found:
                 for name in split:
                     split[name] += shard[name]
     except (WhorlError, KeyError, TypeError, AttributeError) as error:
-        found.trouble = str(error) if isinstance(error, WhorlError) else f"{tokens} is no manifest: {error!r}"
+        found.trouble = (
+            str(error) if isinstance(error, WhorlError) else f"{tokens} is not a manifest: {error!r}"
+        )
     found.unfinished = found.documents is None and (folder / "work" / "plan.json").is_file()
     return found
 

@@ -21,10 +21,22 @@ def find_models(workspace: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for top in TOPS:
         for folder in sorted(_walk(workspace / top, DEPTH)):
-            way = folder.relative_to(workspace / top)
-            name = str(way.parent if way.name == "model" and len(way.parts) > 1 else way)
+            name = _name(folder.relative_to(workspace / top))
             found.setdefault(name if name not in found else f"{top}/{name}", folder)
     return dict(sorted(found.items()))
+
+
+def way_of(folder: Path, workspace: Path) -> str:
+    """The name that `find_models` gives a folder of this workspace; "" for one from elsewhere."""
+    for top in TOPS:
+        above = (workspace / top).resolve()
+        if folder != above and folder.is_relative_to(above):
+            return _name(folder.relative_to(above))
+    return ""
+
+
+def _name(way: Path) -> str:
+    return (way.parent if way.name == "model" and len(way.parts) > 1 else way).as_posix()
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
@@ -33,6 +45,10 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
     if is_model(folder):
         yield folder
     elif depth:
-        for inner in folder.iterdir():
-            if inner.is_dir() and inner.name not in SKIPPED and not inner.name.startswith("."):
+        try:
+            inside = [one for one in folder.iterdir() if one.is_dir()]
+        except OSError:  # it has gone meanwhile, or is somebody else's
+            return
+        for inner in inside:
+            if inner.name not in SKIPPED and not inner.name.startswith("."):
                 yield from _walk(inner, depth - 1)

@@ -8,8 +8,9 @@ from typing import Any
 
 from whorl.base.logbook import Metric, series
 from whorl.base.plot import Series, thin
-from whorl.base.report import PLOTS, SMOOTH, event_line
+from whorl.base.report import PLOTS, SMOOTH
 from whorl.base.runs import Record
+from whorl.base.timeline import event_line
 
 POINTS = 1500  # of a curve; more are thinned, their extremes kept
 LOGARITHMIC = ("loss", "lr", "grad_norm")

@@ -22,6 +22,12 @@ from whorl.studio.web.streams import Event
 
 LOOK_SECONDS = 0.5  # between two looks at the files: a stat each
 STATE_EVERY = 10  # looks: a run that says nothing is called stopped at some time
+SLOW_SECONDS = 3.0  # between two looks at runs that have all stopped: each may yet go on
+ENDED = (
+    "done",
+    "fault",
+    "left",
+)  # states that a run has told of itself; "stopped" is only what silence suggests
 
 Places = dict[str, tuple[int, int]]
 
@@ -96,23 +102,29 @@ class Follower:
 
     @property
     def is_over(self) -> bool:
+        return bool(self._states) and all(state in ENDED for state in self._states.values())
+
+    @property
+    def is_quiet(self) -> bool:
         return bool(self._states) and "going" not in self._states.values()
 
 
 async def follow(runs: Runs, ways: list[str], after: str) -> AsyncIterator[tuple[str, Event]]:
-    """The events of these runs until none of them goes on."""
+    """The events of these runs until each has said that it ended, or the page is to be read anew."""
     follower = await run_in_threadpool(Follower, runs, ways, read_places(after, ways))
     looks = 0
     while True:
         try:
-            found = await run_in_threadpool(follower.look, looks % STATE_EVERY == 0)
+            found = await run_in_threadpool(follower.look, follower.is_quiet or looks % STATE_EVERY == 0)
         except (DataError, ApiError) as error:  # a damaged line, or the run was removed: said, and the end
             message = error.message if isinstance(error, ApiError) else str(error)
             yield after, Event("trouble", {"message": message})
             return
         for after, event in found:
             yield after, event
+            if event.name == "anew":
+                return
         if follower.is_over:
             return
         looks += 1
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(SLOW_SECONDS if follower.is_quiet else LOOK_SECONDS)

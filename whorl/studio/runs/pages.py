@@ -9,17 +9,17 @@ from urllib.parse import urlencode
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from whorl.base.errors import InputError, WhorlError
 from whorl.base.logbook import CONFIG
 from whorl.base.progress import duration
-from whorl.base.report import event_line, offset, provenance_rows, result_row, stage_bars, tiles, when
+from whorl.base.report import offset, provenance_rows, render_report, stage_bars, tiles, when
 from whorl.base.runs import Record
-from whorl.serve.api.errors import ApiError
+from whorl.base.timeline import event_line, result_row
 from whorl.studio.datasets.finding import Datasets
 from whorl.studio.runs.curves import charts, compared
-from whorl.studio.runs.feed import follow, write_places
+from whorl.studio.runs.feed import ENDED, follow, write_places
 from whorl.studio.runs.reading import Listed, Runs, is_run
 from whorl.studio.studio import Studio
 from whorl.studio.web.streams import send_events
@@ -27,7 +27,6 @@ from whorl.studio.web.streams import send_events
 COMPARED = 8  # runs at once
 EVENTS_SHOWN, SAMPLES_SHOWN = 400, 40  # the newest
 BADGES = {"going": "accent", "done": "good", "fault": "bad", "left": "warn", "stopped": "warn"}
-REPORT = "report.html"
 DATA = "data "  # how provenance names an input; its path follows
 # The report has its script inside. Here it runs as a page of no origin: it reaches neither cookie nor studio.
 REPORT_POLICY = (
@@ -85,7 +84,7 @@ def add_runs(made: FastAPI, studio: Studio) -> None:
         person = studio.person(request)
         if way in ("compare", "report") and "run" in request.query_params:
             if way == "report":
-                return report(await run_in_threadpool(runs.folder, chosen(request)[0]))
+                return await run_in_threadpool(report, runs, chosen(request)[0])
             ways = chosen(request)
             values = await run_in_threadpool(comparison, runs, ways)
             return studio.pages.page(request, "compare.html", person, ways=ways, values=values)
@@ -105,7 +104,7 @@ def chosen(request: Request) -> list[str]:
     if not ways:
         raise InputError("name a run: ?run=…")
     if len(ways) > COMPARED:
-        raise InputError(f"{len(ways)} runs are too many to tell apart; choose {COMPARED} or fewer")
+        raise InputError(f"{len(ways)} runs are too many; compare at most {COMPARED} runs")
     return ways
 
 
@@ -141,6 +140,7 @@ def whole(studio: Studio, runs: Runs, way: str) -> dict[str, Any]:
         "ways": [one for one, _ in shown],
         "sections": sections,
         "after": write_places(places),
+        "live": record.run.state not in ENDED,
         "pieces": rendered(studio, record),
     }
 
@@ -159,6 +159,7 @@ def comparison(runs: Runs, ways: list[str]) -> dict[str, Any]:
         "ways": ways,
         "sections": [{"way": "", "name": "", "plots": compared(records)}],
         "after": write_places(places),
+        "live": any(record.run.state not in ENDED for _, record in records),
         "states": {way: record.run.state for way, record in records},
         "badges": {way: BADGES.get(record.run.state, "") for way, record in records},
         "configs": differences(records),
@@ -198,7 +199,7 @@ def facts(record: Record, way: str, datasets: Datasets) -> dict[str, Any]:
             for label, text in provenance_rows(record)
         ],
         "versions": (record.of_kind("start") or [{}])[-1].get("versions", {}),
-        "report": f"/runs/report?{urlencode({'run': way})}" if (folder / REPORT).is_file() else "",
+        "report": f"/runs/report?{urlencode({'run': way})}",
     }  # fmt: skip
 
 
@@ -224,9 +225,7 @@ def pieces(record: Record) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def report(folder: Path) -> Response:
-    file = folder / REPORT
-    if not file.is_file():
-        raise ApiError(404, f"There is no {REPORT} of this run; whorl runs report {folder} writes one.")
+def report(runs: Runs, way: str) -> Response:
+    """As `whorl runs report` writes it, of the run as it is now."""
     headers = {"Content-Security-Policy": REPORT_POLICY, "Cache-Control": "no-store"}
-    return FileResponse(file, media_type="text/html", headers=headers)
+    return HTMLResponse(render_report(runs.record(way)[0]), headers=headers)

@@ -1,6 +1,6 @@
 // A battle: both replies as they grow, the vote, and what came of it. Who the two are is not known here
 // until the vote is kept.
-import { attempt, element, get, icon, listen, post, root, toast } from "./studio.js";
+import { attempt, element, get, icon, listen, post, regain, root } from "./studio.js";
 import "./composer.js";
 import { modelSaid, personSaid, showText, showWaiting } from "./talk.js";
 import { nextSteps, showChoice, showMoves } from "./arena_outcome.js";
@@ -35,6 +35,8 @@ function fill(made, said) {
   showText(made, said);
   made.querySelector(".late")?.remove();
   made.querySelector(".note")?.remove();
+  made.querySelector(".cut")?.remove();
+  if (said.cut) made.append(element("p", { className: "cut" }, element("span", { className: "badge warn" }, said.cut)));
 }
 
 function exchange({ asked, left, right }) {
@@ -56,7 +58,7 @@ function together(moved) {
 function quiet(made) {
   for (const one of made.querySelectorAll(".sides > .said")) {
     if (one.querySelector(".prose.answer").textContent.trim() || one.querySelector(".note")) continue;
-    one.append(element("p", { className: "note" }, "This model said nothing."));
+    one.append(element("p", { className: "note" }, "This model returned an empty reply."));
   }
 }
 
@@ -88,10 +90,12 @@ function settle() {
   for (const button of votes.querySelectorAll("button")) button.disabled = state !== "open";
   composer.hidden = state === "over" || Boolean(battle?.again);
   composer.busy = state === "answering";
-  composer.area.placeholder = battle ? "Say more to both" : "Ask both something";
+  composer.area.placeholder = battle ? "Continue with both" : "Ask both models";
   const told = part("told");
-  told.hidden = state !== "over";
-  if (state === "over") told.replaceChildren(element("span", { role: "alert" }, battle.why), againButton("Begin again with another pair"));
+  const stopped = state === "open" && battle.exchanges.some((one) => SIDES.some((word) => one[word]?.cut === "stopped"));
+  told.hidden = state !== "over" && !stopped;
+  if (state === "over") told.replaceChildren(element("span", { role: "alert" }, battle.why), againButton("Start again with another pair"));
+  if (stopped) told.replaceChildren("An answer was stopped: your vote is stored but does not count on the board.", againButton("Start again with another pair"));
   arena.toggleAttribute("data-going", Boolean(battle));
   document.title = `${battle ? "Battle" : "Arena"} · Whorl`;
 }
@@ -115,14 +119,15 @@ function follow() {
     if (!place.querySelector(".answer").textContent) showWaiting(place, true);
     return setTimeout(() => {
       if (!place.querySelector(".waiting")) return;
-      place.append(element("div", { className: "late row" }, `The ${word} model is taking long.`, againButton("Another pair")));
+      place.append(element("div", { className: "late row" }, `The ${word} model is taking a while.`, againButton("Another pair")));
     }, LATE_SECONDS * 1000);
   });
   const stop = listen(`/api/arena/${battle.id}/stream`, {
     "text-left": (said) => grow("left", said),
     "text-right": (said) => grow("right", said),
     turn: ended,
-  }, { lost: async () => show(await get(`/api/arena/${battle.id}`)) });
+    end: () => battle.state === "answering" && found(),
+  }, { lost: found, rests: true });
   close = () => {
     late.forEach(clearTimeout);
     stop();
@@ -130,24 +135,37 @@ function follow() {
   };
 }
 
+/** The thread was lost (the studio was started anew): what it has kept is shown. */
+async function found() {
+  const { id } = battle;
+  await attempt(async () => {
+    const kept = await regain(`/api/arena/${id}`);
+    if (battle?.id === id) show(kept);
+  });
+}
+
 function grow(word, said) {
   if (!said.html && !said.reasoning) return; // nothing yet: the dots stay
   fill(last(word), said);
 }
 
-function ended({ state, why }) {
+function ended({ state, why, cut }) {
   close();
   for (const word of SIDES) showWaiting(last(word), false);
   for (const one of part("talk").querySelectorAll(".late")) one.remove();
   const idle = composer.contains(document.activeElement) || document.activeElement === document.body;
   Object.assign(battle, { state, why });
+  for (const word of SIDES) {
+    if (!cut?.[word]) continue;
+    battle.exchanges.at(-1)[word] = { cut: cut[word] };
+    last(word).append(element("p", { className: "cut" }, element("span", { className: "badge warn" }, cut[word])));
+  }
   settle();
   if (state === "over" && idle) part("told").querySelector("button").focus({ preventScroll: true });
   if (state !== "open") return;
   quiet(part("talk").lastElementChild);
-  tell("Both have answered. Vote with 1 left, 2 right, 3 tie, 4 both bad.");
-  // The next thing to do is the vote; who is writing already is left alone.
-  if (!composer.text && idle) votes.focus({ preventScroll: true });
+  // Focus stays where it is: a vote is for good, and who begins to write more must not cast one.
+  tell("Both have answered. The vote buttons are before the message box; keys there: 1 left, 2 right, 3 tie, 4 both bad.");
 }
 
 composer.addEventListener("send", ({ detail }) => attempt(async () => {
@@ -181,8 +199,8 @@ function again(button) {
 function look(button) {
   attempt(async () => {
     enter(await post("/api/arena/second-look"));
-    votes.focus({ preventScroll: true });
-    tell("Both answers are here. Vote with 1 left, 2 right, 3 tie, 4 both bad.");
+    part("talk").focus({ preventScroll: true });
+    tell("Both answers are here. The vote buttons are below them; keys there: 1 left, 2 right, 3 tie, 4 both bad.");
   }, button);
 }
 
@@ -245,12 +263,10 @@ votes.addEventListener("click", (event) => {
   if (button) vote(button.dataset.vote);
 });
 
-/** Keys vote unless they are meant for something else: a text, a scrolling block, a dialog. */
-addEventListener("keydown", (event) => {
+/** Keys vote where the vote has the focus, and only there. */
+votes.addEventListener("keydown", (event) => {
   const word = KEYS[event.key];
   if (!word || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.repeat) return;
-  const focused = document.activeElement;
-  if (focused.closest("textarea, input, select, dialog") || (event.key.startsWith("Arrow") && focused.closest("pre, table, .sides"))) return;
   if (battle?.state !== "open") return;
   event.preventDefault();
   vote(word);

@@ -42,7 +42,7 @@ function scale(sides) {
 function change({ before, after }) {
   const by = before ? Math.round(after.rating) - Math.round(before.rating) : 0;
   if (!before) return element("span", { className: "soft" }, "new on the board");
-  if (by === 0) return element("span", { className: "soft" }, "unmoved");
+  if (by === 0) return element("span", { className: "soft" }, "unchanged");
   return element("span", { className: by > 0 ? "up" : "down" }, `${by > 0 ? "▲" : "▼"} ${Math.abs(by)} `, element("span", { className: "unseen" }, by > 0 ? "points up" : "points down"));
 }
 
@@ -59,7 +59,7 @@ function move(side, ends) {
 
 /** What is known at once: the choice, and whether it counts. */
 export function showChoice(place, vote) {
-  const counts = vote.rated ? "Your vote counts on the board." : `Your vote is kept and does not count on the board: ${vote.reason}.`;
+  const counts = vote.rated ? "Your vote counts on the board." : `Your vote is stored but does not count on the board: ${vote.reason}.`;
   place.replaceChildren(
     element("h2", { id: "outcome-title" }, SAID[vote.winner]),
     element("p", { className: vote.rated ? "soft" : "notice warn" }, counts),

@@ -1,5 +1,5 @@
 // The leaderboard: drawn from what the page brought, and again as votes come in.
-import { get, listen } from "./studio.js";
+import { failed, get, listen } from "./studio.js";
 import "./line_plot.js";
 import "./row_plots.js";
 
@@ -12,18 +12,24 @@ function ratings(rows) {
   const best = rows.slice(0, 40);
   const all = rows.length > best.length ? ` (the first ${best.length} of ${rows.length})` : "";
   find("ratings").data = {
-    title: `Ratings with their intervals${all}`,
+    title: `Ratings with intervals${all}`,
     rows: best.map((row) => ({ name: row.model, value: row.rating, low: row.low ?? -Infinity, high: row.high ?? Infinity, rank: row.rank, note: `${row.battles.toLocaleString("en")} votes` })),
   };
 }
 
 async function more() {
-  const answer = await ask("/api/board/more").catch(() => null);
-  if (!answer) return;
+  let answer;
+  try {
+    answer = await ask("/api/board/more");
+  } catch (error) {
+    delete shown.flips;
+    find("piece-flips").replaceChildren(failed(error, more));
+    return;
+  }
   const drawn = answer.timeline.moments > 1;
   find("timeline").hidden = !drawn;
   find("timeline-note").hidden = drawn;
-  if (drawn) find("timeline").data = { title: "Rating, with its interval", x: "time", series: answer.timeline.series, marks: [] };
+  if (drawn) find("timeline").data = { title: "Rating over time", x: "time", series: answer.timeline.series, marks: [] };
   put("flips", answer.flips);
 }
 
@@ -47,8 +53,19 @@ function categories(names) {
 }
 
 async function moved() {
-  const answer = await ask("/api/board").catch(() => null);
-  if (!answer?.rows.length) return;
+  let answer;
+  try {
+    answer = await ask("/api/board");
+  } catch (error) {
+    find("reading").hidden = false;
+    find("reading").replaceChildren(failed(error, moved));
+    return;
+  }
+  find("reading").hidden = true;
+  if (!answer.rows.length) {
+    find("none").hidden = find("board").hidden === false;
+    return;
+  }
   for (const id of ["board", "files", "choices"]) find(id).hidden = false;
   find("none").hidden = true;
   ratings(answer.rows);
@@ -63,7 +80,10 @@ choices.addEventListener("change", () => {
   location.search = wanted.toString();
 });
 
-if (first.rows.length) {
+if (first.reading) {
+  find("choices").hidden = true;
+  moved();
+} else if (first.rows.length) {
   ratings(first.rows);
   more();
 }

@@ -3,9 +3,9 @@ import { putFirst } from "./chat-list.js";
 import { attempt, confirmed, del, element, post, root } from "./studio.js";
 
 const MEANS = {
-  none: "Nobody learns from it, and nobody is rated by it.",
-  rate: "It may help to judge models, never to train them.",
-  train: "Messages, thumbs and better replies may train the next model.",
+  none: "Not used for training or rating.",
+  rate: "It may be used to judge models, never to train them.",
+  train: "Messages, thumbs and better replies may be used to train the next model.",
 };
 const at = (name) => document.querySelector(`#${name}`);
 const consent = at("consent");
@@ -56,7 +56,7 @@ at("rename").addEventListener("click", () => {
 });
 
 at("erase").addEventListener("click", async () => {
-  const question = "Erase this conversation for good? Its words leave the store and its files, here and now; nobody can bring them back. Backups made before still hold them.";
+  const question = "Erase this conversation permanently? Its texts are removed from the store and its files right away and cannot be recovered. Earlier backups still contain them.";
   if (!(await confirmed(question, { yes: "Erase", danger: true }))) return;
   await attempt(async () => {
     await del(`/api/chat/${talk.id}`);

@@ -8,7 +8,7 @@ const day = (seconds) => {
   const time = seconds * 1000;
   if (time >= midnight) return "Today";
   if (time >= midnight - 86400000) return "Yesterday";
-  return time >= midnight - 6 * 86400000 ? "Last days" : new Date(time).toLocaleDateString("en", { month: "long", year: "numeric" });
+  return time >= midnight - 6 * 86400000 ? "Previous 7 days" : new Date(time).toLocaleDateString("en", { month: "long", year: "numeric" });
 };
 
 let entries = [];
@@ -33,9 +33,9 @@ function draw() {
     }
     group.append(link(entry));
   }
-  if (!entries.length) list.append(element("p", { className: "hint" }, "Your conversations will be here."));
+  if (!entries.length) list.append(element("p", { className: "hint" }, "Your conversations will appear here."));
   if (more) {
-    const button = element("button", { type: "button", className: "quiet slim" }, "Earlier ones");
+    const button = element("button", { type: "button", className: "quiet slim" }, "Show earlier");
     button.addEventListener("click", () => attempt(async () => {
       const next = await get(`/api/chat?before=${entries.at(-1).id}`);
       const place = entries.length;

@@ -13,7 +13,7 @@ export const chosenModel = () => picker.value;
 /** What to say of images in a message for the chosen model; "" where it may see them. */
 export function sight() {
   const model = chosen();
-  return model && !model.images ? `${model.name} sees no images: take them out, or choose another model.` : "";
+  return model && !model.images ? `${model.name} does not support images: remove them, or choose another model.` : "";
 }
 
 function showSight() {
@@ -41,7 +41,7 @@ export function followModels(first, seen, last) {
   picker.addEventListener("change", () => {
     keep({ model: picker.value });
     showSight();
-    if (sight() && seen()) toast(`${picker.value} sees no images, and this conversation has some; it may refuse to go on.`);
+    if (sight() && seen()) toast(`${picker.value} does not support images, but this conversation has some; it may refuse to continue.`);
   });
   setInterval(async () => {
     if (document.hidden || document.activeElement === picker) return;

@@ -5,14 +5,14 @@ import { element } from "./studio.js";
 // [name, word, default, lowest, highest, step, hint]
 const FIELDS = [
   ["temperature", "Temperature", 0.7, 0, 2, 0.05, "0 is greedy"],
-  ["max_tokens", "Longest reply", 1024, 1, 131072, 1, "tokens"],
+  ["max_tokens", "Max tokens", 1024, 1, 131072, 1, "tokens"],
   ["top_p", "Top-p", 1, 0.01, 1, 0.01, "1: no limit"],
   ["top_k", "Top-k", 0, 0, 100000, 1, "0: no limit"],
   ["min_p", "Min-p", 0, 0, 1, 0.01, "0: no limit"],
   ["repetition_penalty", "Repetition penalty", 1, 0.1, 10, 0.05, "1: none"],
   ["presence_penalty", "Presence penalty", 0, -2, 2, 0.1, "0: none"],
   ["frequency_penalty", "Frequency penalty", 0, -2, 2, 0.1, "0: none"],
-  ["seed", "Seed", "", 0, 2147483647, 1, "empty: a fresh one each time"],
+  ["seed", "Seed", "", 0, 2147483647, 1, "empty: a new one each time"],
 ];
 const NEW = "chat:new";
 const system = document.querySelector("#system");
@@ -76,11 +76,11 @@ export function showSettings(words, talk, prompt = "") {
     box.addEventListener("change", () => keep());
     return element("label", { className: "choice", for: box.id }, box, element("span", {}, name, " ", element("span", { className: "hint" }, says)));
   }));
-  if (talk) tools.append(element("p", { className: "hint" }, "What the model is told of, chosen when a conversation begins. One that knows a tool may call it untold; you are asked first."));
+  if (talk) tools.append(element("p", { className: "hint" }, "The tools offered to the model, chosen when a conversation starts. A model trained with a tool may call it anyway; you are always asked first."));
   system.value = prompt;
   document.querySelector("#system-hint").textContent = talk
-    ? "This conversation stands under it. To change it, write another here and edit the first message: that begins a new branch."
-    : "What the model is told before everything else.";
+    ? "This conversation uses this system prompt. To change it, write another here and edit the first message, which starts a new branch."
+    : "Given to the model before everything else.";
 }
 
 /** A new conversation takes over what was set for it. */

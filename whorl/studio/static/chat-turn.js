@@ -16,9 +16,9 @@ function branches(turn, place, acts) {
   if (all.length < 2) return [];
   const step = (by) => acts.choose(all[at + by], by < 0 ? "left" : "right");
   const made = element("span", { className: "branch", role: "group", "aria-label": "Branches" },
-    action("left", "The branch before", () => step(-1), { set: { disabled: at === 0 } }),
+    action("left", "Previous branch", () => step(-1), { set: { disabled: at === 0 } }),
     element("span", { className: "at" }, `${at + 1}/${all.length}`),
-    action("right", "The next branch", () => step(1), { set: { disabled: at === all.length - 1 } }));
+    action("right", "Next branch", () => step(1), { set: { disabled: at === all.length - 1 } }));
   return [made];
 }
 
@@ -39,7 +39,7 @@ function editor(turn, images, acts) {
   const cancel = element("button", { type: "button", className: "quiet slim" }, "Cancel");
   cancel.addEventListener("click", () => acts.cancelEdit(turn));
   const made = element("article", { className: "said person editing" });
-  made.append(element("div", { className: "edit" }, composer, element("div", { className: "row" }, element("p", { className: "hint" }, "The old message stays on a branch of its own."), cancel)));
+  made.append(element("div", { className: "edit" }, composer, element("div", { className: "row" }, element("p", { className: "hint" }, "The old message stays on its own branch."), cancel)));
   composer.addEventListener("send", (event) => acts.resend(turn, event.detail, composer));
   composer.addEventListener("keydown", (event) => event.key === "Escape" && acts.cancelEdit(turn));
   made.ready = async () => {
@@ -66,19 +66,19 @@ export function modelTurn(turn, place, acts) {
   showText(made, { html: turn.html, reasoning: turn.reasoning });
   copyable(made.querySelector(".answer"));
   turn.calls.forEach((call, number) => made.append(callCard(turn, call, number, place, acts)));
-  if (turn.ending === "failed") made.append(element("p", { className: "fault" }, `It broke off: ${turn.error || "no reason given"}`));
+  if (turn.ending === "failed") made.append(element("p", { className: "fault" }, `It stopped early: ${turn.error || "no reason given"}`));
   if (turn.better) {
     const better = element("div", { className: "prose" });
     setHtml(better, turn.better_html);
-    made.append(element("details", { className: "better", open: true }, element("summary", {}, "As you would have it"), better));
+    made.append(element("details", { className: "better", open: true }, element("summary", {}, "Your version"), better));
   }
   const under = element("div", { className: "under" });
   under.append(
     ...branches(turn, place, acts),
     action("copy", "Copy", () => copy(turn.text)),
-    action("retry", "Answer again", () => acts.retry(turn.parent)),
+    action("retry", "Regenerate", () => acts.retry(turn.parent)),
     thumb(turn, 1, made, acts), thumb(turn, -1, made, acts),
-    action("edit", "Write it better", () => betterForm(turn, made, acts), { key: "better" }),
+    action("edit", "Write a better reply", () => betterForm(turn, made, acts), { key: "better" }),
     facts(turn, place),
   );
   made.append(under);
@@ -89,8 +89,8 @@ export function modelTurn(turn, place, acts) {
 function facts(turn, place) {
   const made = element("span", { className: "facts" });
   if (turn.ending === "stopped") made.append(element("span", { className: "badge warn" }, "stopped"));
-  if (turn.ending === "length") made.append(element("span", { className: "badge warn" }, "cut at the longest reply"));
-  if (turn.rate) made.append(element("span", { title: turn.tokens ? `${turn.tokens} tokens` : "" }, `${turn.rate} tokens/s`));
+  if (turn.ending === "length") made.append(element("span", { className: "badge warn" }, "cut at max tokens"));
+  if (turn.rate) made.append(element("span", { title: turn.counted ? `${turn.tokens} chunks; its server does not report tokens` : `${turn.tokens} tokens` }, `${turn.counted ? "≈ " : ""}${turn.rate} tokens/s`));
   if (turn.weights) {
     const [tag, more] = place.documents ? ["a", { href: `${root}/data/trace/${encodeURIComponent(turn.weights)}` }] : ["span", {}];
     const short = turn.weights.length > 14 ? `${turn.weights.slice(0, 12)}…` : turn.weights;
@@ -113,9 +113,9 @@ function callCard(turn, call, number, place, acts) {
       button.addEventListener("click", () => attempt(() => acts.decide(turn.id, number, decision), button));
       row.append(button);
     }
-    made.append(element("p", { className: "word" }, "May it act?"), row);
+    made.append(element("p", { className: "word" }, "Allow this tool call?"), row);
   } else {
-    made.append(element("p", { className: "word" }, state === "running" ? "at work …" : "not answered"));
+    made.append(element("p", { className: "word" }, state === "running" ? "running …" : "not answered"));
   }
   return made;
 }
@@ -137,7 +137,7 @@ function thumb(turn, value, made, acts) {
 /** A line below the reply: why the thumb. It may be left empty. */
 function reasonForm(turn, value, acts) {
   const made = acts.article(turn.id);
-  const input = element("input", { maxLength: 2000, placeholder: value > 0 ? "What is good about it? (may be left empty)" : "What is wrong with it? (may be left empty)", "aria-label": "Your reason" });
+  const input = element("input", { maxLength: 2000, placeholder: value > 0 ? "What is good about it? (optional)" : "What is wrong with it? (optional)", "aria-label": "Your reason" });
   const form = element("form", { className: "reason-form" }, element("div", { className: "row" }, input, element("button", { className: "slim" }, "Save"), closing(() => form.remove(), made)));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -155,7 +155,7 @@ function betterForm(turn, made, acts) {
   made.querySelector(".reason-form, .better-form")?.remove();
   const text = turn.better ?? turn.text;
   const area = element("textarea", { value: text, rows: Math.min(14, 3 + text.split("\n").length + text.length / 90), "aria-label": "The reply as it should have been" });
-  const form = element("form", { className: "better-form" }, area, element("p", { className: "hint" }, "With this chat for training, the next model learns to prefer yours."),
+  const form = element("form", { className: "better-form" }, area, element("p", { className: "hint" }, "If this chat may be used for training, the next model learns to prefer yours."),
     element("div", { className: "row" }, element("button", { className: "primary slim" }, "Save"), closing(() => form.remove(), made)));
   form.addEventListener("submit", (event) => {
     event.preventDefault();

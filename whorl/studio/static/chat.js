@@ -6,7 +6,7 @@ import { chosenModel, followModels, sight } from "./chat-models.js";
 import { adopt, chosenSampling, chosenTools, showSettings, systemPrompt } from "./chat-settings.js";
 import { Tree } from "./chat-tree.js";
 import { modelTurn, personTurn } from "./chat-turn.js";
-import { attempt, element, get, icon, listen, post, root, toast } from "./studio.js";
+import { attempt, element, icon, listen, post, regain, root, toast } from "./studio.js";
 import { fault, modelSaid, showText, showWaiting } from "./talk.js";
 
 const page = document.querySelector("#main");
@@ -22,6 +22,7 @@ let failure = null; // a reply that did not come: {parent, ending, error}
 let calls = { turn: 0, states: {} };
 let editing = 0; // the turn that is edited
 let hangUp = () => {};
+const LONG = 5000; // milliseconds of silence after which it is explained
 
 // -- drawing -------------------------------------------------------------------------------------------
 
@@ -43,7 +44,7 @@ function article(turn, results, path) {
 }
 
 function draw() {
-  const follow = nearEnd();
+  const follow = atEnd;
   const path = tree.path();
   const items = [];
   path.forEach((turn, number) => {
@@ -79,12 +80,12 @@ function unanswered(last) {
   const open = last.role === "assistant" && last.calls.length > 0;
   if (last.role === "assistant" && !open && failure?.parent !== last.id) return [];
   const why = failure?.parent === last.id ? failure : { ending: "none", error: "" };
-  const again = element("button", { type: "button", className: "slim", "data-action": "again" }, icon("retry"), open ? "Go on" : "Try again");
+  const again = element("button", { type: "button", className: "slim", "data-action": "again" }, icon("retry"), open ? "Continue" : "Try again");
   again.addEventListener("click", () => acts.retry(last.id));
   const words = {
-    failed: () => fault(`No reply came: ${why.error}`),
-    stopped: () => element("p", { className: "note" }, "Stopped before anything came."),
-    none: () => element("p", { className: "note" }, open ? "It was broken off here." : "This has no reply yet."),
+    failed: () => fault(`No reply: ${why.error}`),
+    stopped: () => element("p", { className: "note" }, "Stopped before the reply began."),
+    none: () => element("p", { className: "note" }, open ? "It was interrupted here." : "This has no reply yet."),
   };
   return [element("article", { className: "said model" }, words[why.ending](), element("div", { className: "under" }, again))];
 }
@@ -98,18 +99,30 @@ function goTo(hash) {
   document.querySelectorAll(".said.found").forEach((one) => one.classList.remove("found"));
   const found = articles.get(turn.id)?.element ?? articles.get(turn.parent)?.element; // a tool's result is in its reply
   found?.classList.add("found");
+  atEnd = false;
   found?.scrollIntoView({ block: "center" });
   return true;
 }
 
 const nearEnd = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 90;
-function toEnd() { scroller.scrollTop = scroller.scrollHeight; }
-scroller.addEventListener("scroll", () => { at("to-end").hidden = nearEnd(); }, { passive: true });
+// Whether the end is to stay in sight: as its person has scrolled, whatever grows above (images that load).
+let atEnd = true;
+function toEnd() {
+  atEnd = true;
+  scroller.scrollTop = scroller.scrollHeight;
+}
+scroller.addEventListener("scroll", () => {
+  atEnd = nearEnd();
+  at("to-end").hidden = atEnd;
+}, { passive: true });
 at("to-end").addEventListener("click", () => {
   toEnd();
   composer.focus();
 });
-new ResizeObserver(() => { at("to-end").hidden = nearEnd(); }).observe(place);
+new ResizeObserver(() => {
+  if (atEnd) toEnd();
+  at("to-end").hidden = nearEnd();
+}).observe(place);
 const speak = (text) => { at("spoken").textContent = text; };
 
 // -- an exchange as it happens ----------------------------------------------------------------------------
@@ -121,17 +134,19 @@ function hear(exchange) {
   calls = { turn: 0, states: {} };
   composer.busy = true;
   hangUp = listen(`/api/chat/${talk.id}/stream?exchange=${exchange}`, {
-    begin({ parent, model, starting }) {
+    begin({ parent, model }) {
       live = { parent, model, element: modelSaid(model) };
       live.element.setAttribute("aria-busy", "true");
-      live.element.append(element("div", { className: "under" }, starting ? element("span", {}, `${model} is being started …`) : ""));
+      const under = element("div", { className: "under" });
+      live.element.append(under);
+      setTimeout(() => under.parentElement?.querySelector(".waiting") && under.append(element("span", {}, "The model may have to be started first …")), LONG);
       showWaiting(live.element, true);
       speak(`${model} is answering.`);
       draw();
     },
     text(told) {
       if (live?.parent !== told.parent || (!told.html && !told.reasoning)) return;
-      const follow = nearEnd();
+      const follow = atEnd;
       live.element.querySelector(".under").replaceChildren();
       showWaiting(live.element, !told.html); // it may still be thinking
       showText(live.element, told);
@@ -140,7 +155,7 @@ function hear(exchange) {
     turn(turn) {
       tree.add(turn);
       live = null;
-      if (turn.role === "assistant") speak(`${turn.model}: ${turn.text.slice(0, 600)} ${turn.ending === "failed" ? "It broke off." : ""}`);
+      if (turn.role === "assistant") speak(`${turn.model}: ${turn.text.slice(0, 600)} ${turn.ending === "failed" ? "It stopped early." : ""}`);
       draw();
     },
     calls(told) {
@@ -159,7 +174,7 @@ function hear(exchange) {
       ended();
       draw();
     },
-  }, { lost: again });
+  }, { lost: again, rests: true });
 }
 
 function ended() {
@@ -169,17 +184,14 @@ function ended() {
 }
 
 /** The thread was lost (the studio was started anew): what it has kept is shown. */
-async function again() {
-  try {
-    const whole = await get(`/api/chat/${talk.id}/whole`);
+function again() {
+  return attempt(async () => {
+    const whole = await regain(`/api/chat/${talk.id}/whole`);
     ended();
     for (const turn of whole.turns) tree.add(turn);
     if (whole.exchange) hear(whole.exchange);
     draw();
-  } catch (error) {
-    if (error.status) return toast(error.message, { bad: true });
-    setTimeout(again, 1500);
-  }
+  });
 }
 
 // -- what a person does -----------------------------------------------------------------------------------
@@ -268,7 +280,7 @@ async function begin(said) {
 }
 
 composer.addEventListener("send", ({ detail }) => {
-  if (!chosenModel()) toast("There is no model yet; join one on the models' page.", { bad: true });
+  if (!chosenModel()) toast("There are no models yet; add one on the Models page.", { bad: true });
   else if (!talk) begin(detail);
   else say(detail, tree.path().at(-1)?.id ?? 0, composer);
 });
@@ -284,8 +296,8 @@ composer.addEventListener("keydown", (event) => {
 // -- the first look ---------------------------------------------------------------------------------------
 
 const hello = data.models.length
-  ? [element("h2", {}, "What shall we talk about?"), element("p", {}, "Write below. Images come by button, paste or drop; tools and sampling are in the settings.")]
-  : [element("h2", {}, "No model yet"), element("p", {}, "Train one with whorl quickstart, or join one."), element("a", { className: "button", href: `${root}/models` }, "To the models")];
+  ? [element("h2", {}, "What would you like to talk about?"), element("p", {}, "Write below. Attach images by button, paste or drag-and-drop; tools and sampling are in the settings.")]
+  : [element("h2", {}, "No models yet"), element("p", {}, "Train one with whorl quickstart, or add one."), element("a", { className: "button", href: `${root}/models` }, "Go to the models")];
 at("empty").replaceChildren(...hello);
 const first = tree.path().find((turn) => turn.role === "user");
 showSettings(data.tools, talk, first ? tree.system(first) : "");

@@ -2,7 +2,7 @@
 // breaks the line; images come by button, paste and drop.
 //
 // Attributes: `label`, `placeholder`, `limit` (characters), `draft` (a key: what is written is kept in this
-// tab until it is sent). Properties: `busy` (the send button stops instead), `text`, `images` (data URIs),
+// tab until it is sent), `wide` (what is dropped anywhere on the page is meant for it). Properties: `busy` (the send button stops instead), `text`, `images` (data URIs),
 // `blind` (a line to say while images are there that the model cannot see; nothing is sent then).
 // Events: `send` with detail {text, images}, `stop`. The host calls `clear()` once the message was taken, so
 // that a refused one is still there.
@@ -107,17 +107,22 @@ class MessageComposer extends HTMLElement {
       event.preventDefault();
       this.#take(files);
     });
-    this.addEventListener("dragover", (event) => {
-      if (![...event.dataTransfer.types].includes("Files")) return;
-      event.preventDefault();
-      this.classList.add("over");
+    this.#catch(this.hasAttribute("wide") ? document.querySelector("main") : this);
+  }
+
+  /** Files that are dropped on `zone`; one composer may lie within another's. */
+  #catch(zone) {
+    zone.addEventListener("dragover", (event) => {
+      if (event.defaultPrevented || ![...event.dataTransfer.types].includes("Files")) return;
+      event.preventDefault(); // else the browser would leave the page for the picture
+      this.classList.toggle("over", !this.hidden);
     });
-    this.addEventListener("dragleave", (event) => this.contains(event.relatedTarget) || this.classList.remove("over"));
-    this.addEventListener("drop", (event) => {
+    zone.addEventListener("dragleave", (event) => zone.contains(event.relatedTarget) || this.classList.remove("over"));
+    zone.addEventListener("drop", (event) => {
       this.classList.remove("over");
-      if (!event.dataTransfer.files.length) return;
+      if (event.defaultPrevented || !event.dataTransfer.files.length) return;
       event.preventDefault();
-      this.#take([...event.dataTransfer.files]);
+      if (!this.hidden) this.#take([...event.dataTransfer.files]);
     });
   }
 
@@ -132,11 +137,11 @@ class MessageComposer extends HTMLElement {
   /** Images among `files`; what is none, or too large, is said and left out. */
   async #take(files) {
     for (const file of files) {
-      if (!KINDS.includes(file.type)) toast(`${file.name} is no PNG, JPEG, WebP or GIF.`, { bad: true });
-      else if (file.size > LARGEST) toast(`${file.name} has ${(file.size / MEGABYTE).toFixed(1)} MB; an image may have ${LARGEST / MEGABYTE} MB.`, { bad: true });
-      else if (this.#images.length >= MOST) return toast(`A message takes ${MOST} images.`, { bad: true });
+      if (!KINDS.includes(file.type)) toast(`${file.name} is not a PNG, JPEG, WebP or GIF.`, { bad: true });
+      else if (file.size > LARGEST) toast(`${file.name} has ${(file.size / MEGABYTE).toFixed(1)} MB; the limit per image is ${LARGEST / MEGABYTE} MB.`, { bad: true });
+      else if (this.#images.length >= MOST) return toast(`The limit is ${MOST} images per message.`, { bad: true });
       else if (this.#images.reduce((sum, one) => sum + one.uri.length * 0.75, file.size) > ALL) {
-        return toast(`The images of a message may have ${ALL / MEGABYTE} MB together.`, { bad: true });
+        return toast(`The images of a message may total at most ${ALL / MEGABYTE} MB.`, { bad: true });
       } else {
         this.#images.push({ uri: await read(file), name: file.name || "pasted image" });
         this.#showImages();
@@ -165,7 +170,7 @@ class MessageComposer extends HTMLElement {
     const left = limit - this.area.value.length;
     const blind = this.#blind && this.#images.length ? this.#blind : "";
     let note = blind;
-    if (left < 0) note = `${(-left).toLocaleString("en")} characters too many; at most ${limit.toLocaleString("en")}.`;
+    if (left < 0) note = `${(-left).toLocaleString("en")} characters too many; the limit is ${limit.toLocaleString("en")}.`;
     else if (left < limit / 10 && !note) note = `${left.toLocaleString("en")} characters left`;
     if (this.note.textContent !== note) this.note.textContent = note;
     this.note.classList.toggle("bad", Boolean(blind) || left < 0);

@@ -4,14 +4,17 @@
 //          marks: [{x, kind, text, bad}]}
 import { element } from "./studio.js";
 import { look, Plot, shape, straight, swatch, words } from "./plot.js";
-import { exact, logTicks, nearest, roundTicks, runningMean, scale, short } from "./scale.js";
+import { exact, insideTicks, logTicks, nearest, roundTicks, runningMean, scale, short, tickWords } from "./scale.js";
 
 const [RIGHT, TOP, BOTTOM] = [14, 12, 26];
 const LETTER = 7; // about the width of a digit at 12 px
 const TABLE_ROWS = 200;
 const BANDS = 3; // curves whose intervals are drawn; those of more would hide each other, and are in the values
+const KEYS = 8; // curves whose names stand above the picture at once; the others are folded away
+const TOLD = 8; // curves whose values are told at a place: those nearest to the pointer
 const LINES = new Set(["resume", "fault", "signal", "damaged"]); // events that cut the run: a line through the picture
-const SECONDS = [1, 5, 15, 30, 60, 300, 900, 1800, 3600, 10800, 21600, 43200, 86400, 172800, 604800, 2592000, 7776000, 31536000];
+const DAY = 86400;
+const SECONDS = [1, 5, 15, 30, 60, 300, 900, 1800, 3600, 10800, 21600, 43200, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 30 * DAY, 60 * DAY, 90 * DAY, 180 * DAY, 365 * DAY];
 
 class LinePlot extends Plot {
   #xs = [];
@@ -20,6 +23,8 @@ class LinePlot extends Plot {
   #off = new Set();
   #known = new Set();
   #frame = null;
+  #pointer = null; // its height in the picture; null where the place was chosen by keys
+  #unfolded = false;
 
   /** New data has come: the places to stop at are those of all curves that are shown. */
   taken() {
@@ -62,14 +67,15 @@ class LinePlot extends Plot {
     const ticks = this.#log ? logTicks(low, high) : roundTicks(low, high, height > 220 ? 5 : 4);
     const bottom = Math.min(low, ticks[0]);
     const top = Math.max(high, ticks.at(-1));
-    const left = 14 + LETTER * Math.max(...ticks.map((tick) => short(tick).length));
+    const told = tickWords(ticks);
+    const left = 14 + LETTER * Math.max(...told.map((text) => text.length));
     const first = this.#xs[0] ?? 0;
     const last = Math.max(this.#xs.at(-1) ?? 1, first + (this.data.x === "time" ? 1e-3 : 1));
     const x = scale([first, last], [left, width - RIGHT]);
     const y = scale([bottom, top], [height - BOTTOM, TOP], this.#log);
     this.#frame = { x, y, height, shown, width };
-    for (const tick of ticks) {
-      svg.append(straight("plot-grid", left, y.at(tick), width - RIGHT, y.at(tick)), words(left - 8, y.at(tick) + 4, "end", short(tick)));
+    for (const [place, tick] of ticks.entries()) {
+      svg.append(straight("plot-grid", left, y.at(tick), width - RIGHT, y.at(tick)), words(left - 8, y.at(tick) + 4, "end", told[place]));
     }
     for (const [tick, text] of this.#xTicks(first, last, width - left - RIGHT)) svg.append(words(x.at(tick), height - 6, "middle", text));
     this.#marks(svg, first, last);
@@ -95,13 +101,12 @@ class LinePlot extends Plot {
 
   #xTicks(first, last, room) {
     const about = Math.max(Math.min(Math.floor(room / 90), 6), 2);
-    if (this.data.x !== "time") return roundTicks(first, last, about).filter((tick) => tick >= first && tick <= last).map((tick) => [tick, short(tick)]);
-    const step = SECONDS.find((one) => (last - first) / one <= about) ?? SECONDS.at(-1);
-    const shift = new Date(first * 1000).getTimezoneOffset() * 60;
-    const form = step < 60 ? { hour: "2-digit", minute: "2-digit", second: "2-digit" } : step < 86400 ? { hour: "2-digit", minute: "2-digit" } : { month: "short", day: "numeric" };
-    const ticks = [];
-    for (let tick = Math.ceil((first - shift) / step) * step + shift; tick <= last; tick += step) ticks.push([tick, new Date(tick * 1000).toLocaleString("en-GB", form)]);
-    return ticks;
+    if (this.data.x !== "time") return insideTicks(first, last, about, true).map((tick) => [tick, short(tick)]);
+    // The widest step that leaves three ticks, of those that are not too many.
+    const fit = SECONDS.findIndex((one) => (last - first) / one <= about);
+    let ticks = [];
+    for (let place = fit < 0 ? SECONDS.length - 1 : fit; place >= 0 && ticks.length < 3; place -= 1) ticks = timeTicks(first, last, SECONDS[place]);
+    return ticks.length > about + 3 ? ticks.filter((_, place) => place % 2 === 0) : ticks;
   }
 
   #curve(svg, one, x, y) {
@@ -147,12 +152,14 @@ class LinePlot extends Plot {
     }
   }
 
-  placeAt(px) {
+  placeAt(px, py) {
+    this.#pointer = py;
     return nearest(this.#xs, this.#frame.x.from(px));
   }
 
   show(place) {
     if (!this.cross) return;
+    if (place === null) this.#pointer = null;
     this.cross.replaceChildren();
     if (place === null || !this.#frame) return;
     const { x, y, height, shown } = this.#frame;
@@ -169,14 +176,28 @@ class LinePlot extends Plot {
 
   values(place) {
     const at = this.#xs[place];
-    const lines = this.#frame.shown.filter((one) => one.x.length).map((one) => {
+    const all = this.#frame.shown.filter((one) => one.x.length);
+    const told = this.#nearestCurves(all, at);
+    const lines = told.map((one) => {
       const near = nearest(one.x, at);
       const span = one.low && Number.isFinite(one.low[near]) ? `${exact(one.low[near])} – ${exact(one.high[near])}` : "";
       const elsewhere = one.x[near] === at ? "" : `at ${this.#at(one.x[near])}`;
       return { name: one.name, value: exact(one.y[near]), series: one.index, note: [span, elsewhere].filter(Boolean).join(" ") };
     });
+    if (told.length < all.length) lines.push({ name: `${all.length - told.length} more`, value: "", event: true });
     for (const mark of this.data.marks ?? []) if (nearest(this.#xs, mark.x) === place) lines.push({ name: mark.kind, value: mark.text, event: true });
     return { at: this.#at(at), lines, x: this.#frame.x.at(at) };
+  }
+
+  /** Of many curves those that pass nearest to the pointer, in their own order. */
+  #nearestCurves(all, at) {
+    if (all.length <= TOLD || this.#pointer === null) return all.slice(0, TOLD);
+    const far = (one) => {
+      const value = one.y[nearest(one.x, at)];
+      return Number.isFinite(value) ? Math.abs(this.#frame.y.at(value) - this.#pointer) : Infinity;
+    };
+    const kept = new Set([...all].sort((one, other) => far(one) - far(other)).slice(0, TOLD));
+    return all.filter((one) => kept.has(one));
   }
 
   #at(x) {
@@ -199,7 +220,7 @@ class LinePlot extends Plot {
     this.key.hidden = series.length < 2;
     if (this.key.hidden || this.key.dataset.names === JSON.stringify(series.map((one) => one.name))) return;
     this.key.dataset.names = JSON.stringify(series.map((one) => one.name));
-    this.key.replaceChildren(...series.map((one, index) => {
+    const buttons = series.map((one, index) => {
       const button = element("button", { type: "button", "aria-pressed": !this.#off.has(one.name) }, swatch(index), one.name);
       button.addEventListener("click", () => {
         if (!this.#off.delete(one.name)) this.#off.add(one.name);
@@ -207,7 +228,22 @@ class LinePlot extends Plot {
         this.grown();
       });
       return button;
-    }));
+    });
+    this.key.replaceChildren(...buttons);
+    const folded = buttons.filter((_, index) => series[index].hidden || index >= KEYS);
+    if (folded.length < 2) return;
+    const fold = element("button", { type: "button", className: "plot-fold" });
+    const show = () => {
+      for (const button of folded) button.hidden = !this.#unfolded;
+      fold.textContent = this.#unfolded ? "Fewer" : `${folded.length} more`;
+      fold.setAttribute("aria-expanded", this.#unfolded);
+    };
+    fold.addEventListener("click", () => {
+      this.#unfolded = !this.#unfolded;
+      show();
+    });
+    this.key.append(fold);
+    show();
   }
 
   #logTool() {
@@ -219,6 +255,15 @@ class LinePlot extends Plot {
     }, false);
     this.tools.prepend(this.#logButton);
   }
+}
+
+/** Ticks of a time axis, at round times of where one is. */
+function timeTicks(first, last, step) {
+  const shift = new Date(first * 1000).getTimezoneOffset() * 60;
+  const form = step < 60 ? { hour: "2-digit", minute: "2-digit", second: "2-digit" } : step < DAY ? { hour: "2-digit", minute: "2-digit" } : { month: "short", day: "numeric" };
+  const ticks = [];
+  for (let tick = Math.ceil((first - shift) / step) * step + shift; tick <= last; tick += step) ticks.push([tick, new Date(tick * 1000).toLocaleString("en-GB", form)]);
+  return ticks;
 }
 
 function thinned(xs, values, x) {

@@ -21,7 +21,7 @@ function card(model) {
   if (model.directory) fact(facts, "sees images", model.images ? "yes" : "no");
   made.append(facts);
   const row = element("div", { className: "row" });
-  if (model.state === "idle" || model.state === "down") {
+  if (grid.dataset.admin && (model.state === "idle" || model.state === "down")) {
     const start = element("button", { className: "slim", type: "button" }, model.state === "down" ? "Try again" : "Start");
     start.addEventListener("click", async () => {
       const waiting = attempt(() => post(`/api/models/start?name=${encodeURIComponent(model.name)}`), start);
@@ -32,9 +32,9 @@ function card(model) {
     row.append(start);
   }
   if (grid.dataset.admin) {
-    const leave = element("button", { className: "slim quiet danger", type: "button" }, "Leave");
+    const leave = element("button", { className: "slim quiet danger", type: "button" }, "Remove");
     leave.addEventListener("click", async () => {
-      if (!(await confirmed(`${model.name} leaves the studio? Its votes and conversations stay.`, { yes: "Leave", danger: true }))) return;
+      if (!(await confirmed(`Remove ${model.name}? Its votes and conversations stay.`, { yes: "Remove", danger: true }))) return;
       await attempt(() => del(`/api/models?name=${encodeURIComponent(model.name)}`), leave);
       refresh();
     });

@@ -29,7 +29,7 @@ export function swatch(index) {
 }
 
 /** A plot as a custom element. Set `data` (its `title` and what the kind of plot needs) to draw it; until
-    then the attribute `heading` says what will be there.
+    then the attribute `heading` says what will be there; `level` is the heading's element, h3 else.
 
     A kind of plot has: `height(width)`, `draw(svg, width, height)`; `places`, how many there are to stop
     at; `placeAt(x, y)`; `values(place)` → {at, lines: [{name, value, series?, note?, event?}], x}; `show(place)`
@@ -43,7 +43,7 @@ export class Plot extends HTMLElement {
   connectedCallback() {
     if (this.stage) return;
     const name = `plot-${(number += 1)}`;
-    this.heading = element("h3", { id: name }, this.getAttribute("heading") ?? "Plot");
+    this.heading = element(this.getAttribute("level") ?? "h3", { id: name }, this.getAttribute("heading") ?? "Plot");
     this.tools = element("div", { className: "row" });
     this.key = element("div", { className: "plot-key", role: "group", "aria-label": "Curves" });
     this.svg = shape("svg", { "aria-hidden": "true" });
@@ -149,7 +149,9 @@ export class Plot extends HTMLElement {
     const [wide, room] = [this.tip.offsetWidth, this.stage.clientWidth];
     const left = x + 14 + wide < room ? x + 14 : x - 14 - wide;
     this.tip.style.left = `${Math.min(Math.max(left, 0), Math.max(room - wide, 0))}px`;
-    this.tip.style.top = `${y === undefined ? 4 : y}px`;
+    // Where the page goes on below the window, the values stay inside of it.
+    const below = innerHeight - 8 - this.stage.getBoundingClientRect().top - this.tip.offsetHeight;
+    this.tip.style.top = `${Math.max(Math.min(y ?? 4, below), -this.tip.offsetHeight)}px`;
   }
 
   /** What a screen reader says of where the slider stands. */

@@ -1,5 +1,5 @@
 // A run, or several beside each other: curves that grow while the training goes on, and what happened.
-import { element, get, listen, root } from "./studio.js";
+import { element, failed, get, listen, root } from "./studio.js";
 import "./line_plot.js";
 
 const place = document.querySelector("#curves");
@@ -7,6 +7,7 @@ const first = JSON.parse(place.dataset.values);
 const single = document.querySelector("#state");
 const query = (ways) => ways.map((way) => `run=${encodeURIComponent(way)}`).join("&");
 const BADGES = { going: "accent", done: "good", fault: "bad", left: "warn", stopped: "warn" };
+const STATE_WORDS = { going: "running", left: "interrupted" };
 
 const plots = new Map(); // section and title → its element
 let values = null;
@@ -90,16 +91,29 @@ function happened({ run, marks }) {
 
 function state({ run, state: now }) {
   const badge = single ? (run === values.ways[0] ? single : null) : document.querySelector(`[data-state="${CSS.escape(run)}"]`);
-  if (!badge || badge.textContent === now) return;
-  badge.textContent = now;
+  const word = STATE_WORDS[now] ?? now;
+  if (!badge || badge.textContent === word) return;
+  badge.textContent = word;
   badge.className = `badge ${BADGES[now] ?? ""}`;
   refresh();
 }
 
+const line = document.querySelector("#trouble");
 function trouble({ message }) {
-  const line = document.querySelector("#trouble");
   line.textContent = message;
   line.hidden = false;
+}
+
+/** What could not be asked for, until a next try goes well: each try of `again` has a place in the line. */
+const failures = new Map();
+function asked(again, error) {
+  failures.get(again)?.remove();
+  failures.delete(again);
+  if (error) {
+    failures.set(again, failed(error, again));
+    line.append(failures.get(again));
+  }
+  line.hidden = !line.childNodes.length;
 }
 
 // -- the rest of the page: rendered by the studio, put in its place where it has changed ---------------
@@ -107,9 +121,10 @@ let due = null;
 function refresh() {
   if (!single || due) return;
   due = setTimeout(async () => {
-    const answer = await get(`/api/runs/pieces?${query([values.ways[0]])}`).catch(() => null);
+    const answer = await get(`/api/runs/pieces?${query([values.ways[0]])}`).catch((error) => asked(refresh, error));
     due = null;
     if (!answer) return;
+    asked(refresh);
     for (const [name, html] of Object.entries(answer.pieces)) piece(name, html);
     if (answer.runs !== values.ways.length) again(); // a run has begun inside this one
   }, 1500);
@@ -143,8 +158,10 @@ kind?.addEventListener("change", tidy);
 
 async function again() {
   stop?.();
-  const answer = await get(`/api/runs/curves?${query(single ? [values.ways[0]] : values.ways)}`).catch(() => null);
-  if (answer) follow(answer);
+  const answer = await get(`/api/runs/curves?${query(single ? [values.ways[0]] : values.ways)}`).catch((error) => asked(again, error));
+  if (!answer) return;
+  asked(again);
+  follow(answer);
 }
 
 function follow(now) {
@@ -155,11 +172,11 @@ function follow(now) {
 
 // A browser has few connections to a place: a page that nobody sees gives its one back.
 document.addEventListener("visibilitychange", () => {
-  if (first.state !== "going") return;
+  if (!values.live) return;
   if (document.hidden) stop?.();
   else again();
 });
 
 tidy();
-if (first.state === "going") follow(first);
+if (first.live) follow(first);
 else show(first);

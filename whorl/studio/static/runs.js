@@ -1,6 +1,7 @@
 // The list of runs: it follows what goes on, and keeps what was marked for comparison.
 import { element, get, root } from "./studio.js";
 
+const STATE_WORDS = { going: "running", left: "interrupted" };
 const body = document.querySelector("#runs");
 const compare = document.querySelector("#compare");
 const way = (text) => text.split("/").map(encodeURIComponent).join("/");
@@ -9,7 +10,7 @@ function count() {
   const marked = body.querySelectorAll("input:checked").length;
   compare.disabled = marked < 2 || marked > 8;
   compare.classList.toggle("primary", !compare.disabled);
-  compare.querySelector("span").textContent = marked > 8 ? "Compare 8 at most" : marked > 1 ? `Compare ${marked}` : "Compare";
+  compare.querySelector("span").textContent = marked > 8 ? "Compare at most 8" : marked > 1 ? `Compare ${marked}` : "Compare";
 }
 
 function row(one) {
@@ -35,8 +36,9 @@ function show(runs) {
     }
     known.delete(one.way);
     if (body.rows[place] !== line) body.insertBefore(line, body.rows[place] ?? null);
-    const badge = element("span", { className: `badge ${one.badge}` }, one.state);
-    if (line.cells[2].textContent !== one.state) line.cells[2].replaceChildren(badge);
+    const word = STATE_WORDS[one.state] ?? one.state;
+    const badge = element("span", { className: `badge ${one.badge}` }, word);
+    if (line.cells[2].textContent !== word) line.cells[2].replaceChildren(badge);
     [one.started, one.lasted, one.steps, one.loss].forEach((text, cell) => {
       if (line.cells[cell + 3].textContent !== (text ?? "")) line.cells[cell + 3].textContent = text ?? "";
     });

@@ -11,6 +11,18 @@ export function roundTicks(low, high, about = 5) {
   return Array.from({ length: last - first + 1 }, (_, number) => Number(((first + number) * step).toPrecision(12)));
 }
 
+/** Round ticks that lie in [low, high]: about so many, and three at least where there are three; whole
+    numbers alone where `whole`. */
+export function insideTicks(low, high, about = 5, whole = false) {
+  const inside = (count) => roundTicks(low, high, count).filter((tick) => tick >= low && tick <= high && (!whole || Number.isInteger(tick)));
+  let best = inside(about);
+  for (let more = about + 1; best.length < 3 && more <= about + 8; more += 1) {
+    const found = inside(more);
+    if (found.length > best.length) best = found;
+  }
+  return best;
+}
+
 /** Ticks of a logarithmic axis: 1, 2 and 5 of each power where there is room, else the powers alone. */
 export function logTicks(low, high) {
   const ticks = [];
@@ -30,6 +42,15 @@ export function short(value) {
   if (size >= 1e4) return `${Number((value / 1e3).toPrecision(4))}k`;
   if (size > 0 && size < 1e-3) return value.toExponential().replace("e-0", "e-");
   return String(Number(value.toPrecision(6)));
+}
+
+/** The ticks of one axis, all written alike: none as 0.001 beside 5e-4. */
+export function tickWords(ticks) {
+  const tiny = ticks.some((tick) => tick !== 0 && Math.abs(tick) < 1e-3);
+  return ticks.map((tick) => {
+    if (tiny && tick !== 0 && Math.abs(tick) < 1) return Number(tick.toPrecision(6)).toExponential().replace("e-0", "e-");
+    return short(tick);
+  });
 }
 
 /** A value as a person reads it: four significant digits, thousands apart. */

@@ -25,25 +25,62 @@ export async function ask(method, path, body) {
   if (answer.status === 204) return null;
   const value = await answer.json().catch(() => null);
   if (answer.ok) return value;
-  if (answer.status === 401) location.assign(`${root}/sign-in?next=${encodeURIComponent(location.pathname.slice(root.length))}`);
+  if (answer.status === 401) location.assign(`${root}/sign-in?next=${encodeURIComponent(location.pathname.slice(root.length) + location.search)}`);
   throw new Refusal(value?.error?.message ?? `The studio answered ${answer.status}.`, answer.status);
 }
 export const get = (path) => ask("GET", path);
 export const post = (path, body = {}) => ask("POST", path, body);
 export const del = (path) => ask("DELETE", path);
 
-/** Server-sent events until the log's end: `listeners` maps an event's name to a function of its data.
-    The browser reconnects by itself and is given what it missed. Returns a function that stops. */
-export function listen(path, listeners, { lost } = {}) {
-  const source = new EventSource(root + path);
-  for (const [name, listener] of Object.entries(listeners)) {
-    source.addEventListener(name, (event) => listener(JSON.parse(event.data)));
+const AWAY = [0, 502, 503, 504]; // nobody there, or a proxy says so in the studio's place
+const [SOON, LATEST] = [700, 8000];
+
+/** JSON from `path`, asked for until the studio is back that is being started anew. */
+export async function regain(path) {
+  for (let pause = SOON; ; pause = Math.min(1.5 * pause, LATEST)) {
+    try {
+      return await get(path);
+    } catch (error) {
+      if (!AWAY.includes(error.status)) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, pause));
   }
-  source.addEventListener("end", () => source.close());
-  source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) lost?.();
-  });
-  return () => source.close();
+}
+
+/** Server-sent events until the log's end: `listeners` maps an event's name to a function of its data.
+    The browser reconnects by itself and is given what it missed. With `rests` a page that nobody sees gives
+    its connection back, of which a browser has few, and goes on where it was. Returns a function that stops. */
+export function listen(path, listeners, { lost, rests = false } = {}) {
+  let source = null;
+  let seen = "";
+  function stop() {
+    document.removeEventListener("visibilitychange", turned);
+    source?.close();
+  }
+  function open() {
+    const place = seen && `${path.includes("?") ? "&" : "?"}after=${seen}`;
+    const mine = source = new EventSource(root + path + place);
+    for (const [name, listener] of Object.entries({ end: () => {}, ...listeners })) {
+      mine.addEventListener(name, (event) => {
+        seen = event.lastEventId || seen;
+        if (name === "end") stop();
+        listener(JSON.parse(event.data));
+      });
+    }
+    mine.addEventListener("error", () => {
+      if (mine.readyState !== EventSource.CLOSED || mine !== source) return;
+      stop();
+      lost?.();
+    });
+  }
+  function turned() {
+    source?.close();
+    source = null;
+    if (!document.hidden) open();
+  }
+  if (rests) document.addEventListener("visibilitychange", turned);
+  if (!rests || !document.hidden) open();
+  return stop;
 }
 
 /** A line for the person, read out by screen readers; a failure stays until it is closed. */
@@ -55,6 +92,17 @@ export function toast(text, { bad = false } = {}) {
   line.append(close);
   holder.append(line);
   if (!bad) setTimeout(() => line.remove(), 4500);
+}
+
+/** A refusal, to stand where what was asked for would, with a button that asks again. */
+export function failed(error, again) {
+  if (!(error instanceof Refusal)) throw error;
+  const button = element("button", { type: "button", className: "slim" }, "Try again");
+  button.addEventListener("click", () => {
+    button.disabled = true;
+    again();
+  });
+  return element("span", { role: "alert" }, `${error.message} `, button);
 }
 
 /** Runs what a button does: the button waits meanwhile, a refusal is shown. True where it went well. */

@@ -81,7 +81,7 @@ export async function copy(text) {
     await navigator.clipboard.writeText(text);
     toast("Copied.");
   } catch {
-    toast("The browser does not let this page copy; select the text instead.", { bad: true });
+    toast("The browser does not allow copying here; select the text instead.", { bad: true });
   }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -58,6 +59,23 @@ class SecurityHeaders:
         await self.app(scope, receive, with_headers)
 
 
+class FewChanges:
+    """Lets a person change so much in a minute and no more, whichever way it goes. `take` is given the
+    request and raises ApiError 429."""
+
+    def __init__(self, app: ASGIApp, take: Callable[[Request], None]) -> None:
+        self.app, self._take = app, take
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in SAFE:
+            try:
+                self._take(Request(scope))
+            except ApiError as error:
+                await error_response(error)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
 class SameOrigin:
     """Refuses what another site's page sends in a signed-in person's name.
 
@@ -71,7 +89,7 @@ class SameOrigin:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in SAFE and not self._ours(Request(scope)):
-            error = ApiError(403, "this came from another site's page; open the studio itself", code="origin")
+            error = ApiError(403, "cross-site request refused; open the studio itself", code="origin")
             await error_response(error)(scope, receive, send)
             return
         await self.app(scope, receive, send)

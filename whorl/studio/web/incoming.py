@@ -36,7 +36,7 @@ def read_message(asked: Incoming, limits: StudioLimits) -> Message:
     """
     check_length(asked.text, limits)
     if len(asked.images) > MOST_IMAGES:
-        raise InputError(f"{len(asked.images)} images are too many; a message takes {MOST_IMAGES}")
+        raise InputError(f"{len(asked.images)} images are too many; the limit per message is {MOST_IMAGES}")
     images = [_read_image(uri, number) for number, uri in enumerate(asked.images, 1)]
     content: list[Part] = [*images]
     if asked.text.strip():
@@ -53,6 +53,12 @@ def check_length(text: str, limits: StudioLimits, what: str = "message") -> None
         raise ApiError(413, said, code="too_long")
 
 
+def known_number(number: int, what: str) -> None:
+    """ApiError 404 for a number of an address that no database could hold."""
+    if not 0 <= number < 2**63:
+        raise ApiError(404, f"there is no such {what}")
+
+
 def _read_image(uri: str, number: int) -> ImagePart:
     try:
         data = ImagePart.from_data_uri(uri).data
@@ -60,7 +66,7 @@ def _read_image(uri: str, number: int) -> ImagePart:
         raise InputError(f"image {number}: {error}") from error
     if len(data) > LARGEST_IMAGE:
         size = len(data) / (1 << 20)
-        raise InputError(f"image {number} has {size:.1f} MB; at most {LARGEST_IMAGE >> 20} MB, shrink it")
+        raise InputError(f"image {number} has {size:.1f} MB; at most {LARGEST_IMAGE >> 20} MB, so shrink it")
     return ImagePart(data=data, media_type=_kind(data, number))
 
 
@@ -74,16 +80,16 @@ def _kind(data: bytes, number: int) -> str:
                 kind, pixels = KINDS[str(image.format)], image.width * image.height
                 if pixels > MOST_PIXELS:
                     raise InputError(
-                        f"image {number} has {pixels:,} pixels; at most {MOST_PIXELS:,}, shrink it"
+                        f"image {number} has {pixels:,} pixels; at most {MOST_PIXELS:,}, so shrink it"
                     )
                 image.verify()
             with Image.open(io.BytesIO(data), formats=list(KINDS)) as image:
                 image.draft("RGB", (64, 64))  # a JPEG comes at an eighth of its size, and eight times as fast
                 image.load()
     except UnidentifiedImageError as error:
-        raise InputError(f"image {number} is no PNG, JPEG, WebP or GIF") from error
+        raise InputError(f"image {number} is not a PNG, JPEG, WebP or GIF") from error
     except InputError:
         raise
     except (*BROKEN, Image.DecompressionBombError) as error:
-        raise InputError(f"image {number} cannot be decoded ({error}); is the file whole?") from error
+        raise InputError(f"image {number} cannot be decoded ({error}); is the file complete?") from error
     return kind

@@ -68,7 +68,7 @@ class EventLog:
 
 def event_stream(request: Request, log: EventLog, keep_alive: float) -> StreamingResponse:
     """The log as server-sent events, from where this browser left."""
-    seen = request.headers.get("last-event-id", "")
+    seen = request.headers.get("last-event-id") or request.query_params.get("after", "")
     return send_events(log.follow(int(seen) if seen.isdecimal() else 0), keep_alive)
 
 
