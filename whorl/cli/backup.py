@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 WORKSPACE = click.option(
     "--workspace",
     type=click.Path(path_type=Path),
-    help="The folder of runs and votes [default: $WHORL_WORKSPACE or the current directory].",
+    help="The folder with runs and votes [default: $WHORL_WORKSPACE or the current directory].",
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.command()
@@ -28,11 +28,11 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on 
 @STORE
 @JSON
 def command(directory: Path, workspace: Path | None, store: str | None, as_json: bool) -> None:
-    """Back up the workspace to the new folder DIRECTORY, and read it back.
+    """Back up the workspace to the new folder DIRECTORY, then verify the copy.
 
     Holds all votes and conversations as of one moment, and the runs' configurations, metrics, events and
-    reports; checkpoints and weights are listed only. Serves SQLite and PostgreSQL alike: either may be
-    restored as the other.
+    reports; checkpoints and weights are listed only. Works with SQLite and PostgreSQL: either can be restored
+    as the other.
     """
     from whorl.arena.store import backup_workspace
 
@@ -46,10 +46,10 @@ def command(directory: Path, workspace: Path | None, store: str | None, as_json:
 @STORE
 @JSON
 def restore(directory: Path, workspace: Path | None, store: str | None, as_json: bool) -> None:
-    """Put the backup in DIRECTORY back, where nothing is.
+    """Restore the backup in DIRECTORY into an empty workspace.
 
-    Everything is checked first. Refuses where a store is there already, or a file that differs. Also takes
-    the folder that was written before a migration.
+    Everything is checked first. Refuses if there is already a store, or a file that differs. Also accepts the
+    backup folder written before a migration.
     """
     from whorl.arena.store import restore_workspace
 

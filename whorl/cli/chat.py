@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from whorl.base.nouns import Conversation, ImagePart, Message, SamplingParams
     from whorl.tools.definition import Tool
 
-HELP = """/image FILE  the next message has this picture     /system TEXT  a system message, from the start
-/retry       answer the last message again          /save FILE    the conversation as JSON
-/tools on|off|NAME…  offer calculator, clock, lookup (Python's documentation)
-/new         begin anew                             /quit"""
+HELP = """/image FILE  attach this image to the next message     /system TEXT  a system message, from the
+start /retry       answer the last message again          /save FILE    the conversation as JSON /tools
+on|off|NAME…  offer calculator, clock, lookup (Python's documentation) /new         start a new conversation
+/quit"""
 MAX_CALLS = 4  # tool calls that one message may lead to
 
 
 @click.command()
 @click.argument("model", metavar="MODEL|URL", default="http://127.0.0.1:8000")
-@click.option("--name", default="", help="The model's name on the server; default: the first it serves.")
-@click.option("--system", default="", metavar="TEXT", help="A system message.")
+@click.option("--name", default="", help="The model's name on the server; default: the first one served.")
+@click.option("--system", default="", metavar="TEXT", help="The system message.")
 @click.option("--tools/--no-tools", default=False, help="Offer the built-in tools.")
-@click.option("--yes", is_flag=True, help="Run tools without asking.")
+@click.option("--yes", is_flag=True, help="Run tools without asking first.")
 @click.option("--max-tokens", default=1024, show_default=True)
-@click.option("--temperature", default=0.7, show_default=True, help="0 is greedy.")
-@click.option("--api-key-file", metavar="FILE", help="The first line is the key.")
+@click.option("--temperature", default=0.7, show_default=True, help="Sampling temperature; 0 = greedy.")
+@click.option("--api-key-file", metavar="FILE", help="File whose first line is the API key.")
 def command(model: str, **options: Any) -> None:
-    """Talk to MODEL: a directory, which is served meanwhile, or any OpenAI-compatible server's URL.
+    """Talk to MODEL: a model directory (served for the duration) or any OpenAI-compatible server's URL.
 
-    Ctrl-C stops a reply; Ctrl-D or /quit ends. Without a terminal each line is a message.
+    Ctrl-C stops a reply; Ctrl-D or /quit to exit. Without a terminal, each line is a message.
     """
     from contextlib import ExitStack
 
@@ -61,13 +61,14 @@ class Talk:
     messages: list[Message] = field(default_factory=list)
     pictures: list[ImagePart] = field(default_factory=list)
     replying: asyncio.Task[None] | None = None
+    lines: Lines = field(default_factory=lambda: Lines())
 
     def interrupt(self) -> None:
         """Ctrl-C: the reply stops; at the prompt it only says how to leave."""
         if self.replying is not None:
             self.replying.cancel()
         else:
-            click.echo("\n(Ctrl-D or /quit ends)", err=True)
+            click.echo("\n(Ctrl-D or /quit to exit)", err=True)
 
     async def reply(self) -> None:
         self.replying = asyncio.create_task(answer(self))
@@ -87,13 +88,13 @@ class Talk:
 
 async def talk(address: str, options: dict[str, Any]) -> None:
     from whorl.base.client import OpenAIClient
+    from whorl.base.keys import read_key
     from whorl.base.nouns import Message, SamplingParams
-    from whorl.cli.eval import read_key
     from whorl.tools.builtin import calculator_tool, clock_tool, lookup_tool
 
     params = SamplingParams(max_tokens=options["max_tokens"], temperature=options["temperature"])
     async with OpenAIClient(
-        address, model=options["name"], api_key=read_key(options["api_key_file"])
+        address, model=options["name"], api_key=read_key(options["api_key_file"], "--api-key-file")
     ) as client:
         card = await client.connect()
         tools = (calculator_tool(), clock_tool(), lookup_tool())
@@ -106,7 +107,7 @@ async def talk(address: str, options: dict[str, Any]) -> None:
             click.echo(
                 f"{client.model}, weights {str(card.get('weight_version', '?'))[:12]}; /help", err=True
             )
-        while (line := await asyncio.to_thread(read_line)) is not None:
+        while (line := await read_message(state.lines)) is not None:
             if line.startswith("/"):
                 if not await do(state, line):
                     return
@@ -126,13 +127,37 @@ def on_interrupt(act: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(act))
 
 
-def read_line() -> str | None:
+class Lines:
+    """The one reader of standard input. A line that was asked for and is not waited for any more (Ctrl-C at
+    a question) is still being read: it answers whatever is asked next."""
+
+    def __init__(self) -> None:
+        self._reading: asyncio.Future[str | None] | None = None
+
+    async def ask(self, prompt: str) -> str | None:
+        """The next line, None at the end; the prompt is for a terminal alone."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(asyncio.to_thread(_read, prompt))
+        elif sys.stdin.isatty():
+            click.echo(prompt, nl=False)
+        line = await asyncio.shield(self._reading)
+        self._reading = None
+        return line
+
+
+def _read(prompt: str) -> str | None:
+    try:
+        return input(prompt if sys.stdin.isatty() else "")
+    except EOFError:
+        return None
+
+
+async def read_message(reader: Lines) -> str | None:
     """A message; a line that ends with a backslash goes on in the next."""
     lines: list[str] = []
     while True:
-        try:
-            text = input("> " if sys.stdin.isatty() and not lines else "  " if sys.stdin.isatty() else "")
-        except EOFError:
+        text = await reader.ask("  " if lines else "> ")
+        if text is None:
             return "\n".join(lines) if lines else None
         if not text.endswith("\\"):
             return "\n".join([*lines, text])
@@ -188,7 +213,6 @@ def chosen_tools(words: str, known: list[str]) -> frozenset[str]:
 async def answer(state: Talk) -> None:
     """Let the model answer, running the tools it calls; what fails is said, and the talk goes on."""
     from whorl.base.errors import WhorlError
-    from whorl.tools.loop import answer as run_tool
 
     known = {tool.name: tool for tool in state.tools}
     try:
@@ -199,23 +223,47 @@ async def answer(state: Talk) -> None:
             state.messages.append(message)
             if not message.tool_calls:
                 return
-            for call in message.tool_calls:
-                arguments = json.dumps(call.arguments, ensure_ascii=False)
-                click.secho(f"  {call.name}({arguments})", dim=True, err=True)
-                if state.ask_first and not await asyncio.to_thread(allowed):
-                    state.messages = state.messages[: state.messages.index(message)]
-                    return
-                result = await asyncio.to_thread(run_tool, call, known)
-                click.secho(f"  → {result.text}", dim=True, err=True)
-                state.messages.append(result)
+            if not await run_calls(state, message, known):
+                return
     except WhorlError as error:
         click.echo(f"whorl: {error}", err=True)
         if state.messages and state.messages[-1].role == "user":
             state.messages.pop()
 
 
-def allowed() -> bool:
-    return bool(sys.stdin.isatty() and click.confirm("  run it?", default=True, err=True))
+async def run_calls(state: Talk, message: Message, known: dict[str, Tool]) -> bool:
+    """Run what the last message calls. Where not all of it ran (a "no", or Ctrl-C) the message goes too: a
+    call without its result is no conversation that a model could go on with."""
+    from whorl.tools.loop import answer as run_tool
+
+    results: list[Message] = []
+    try:
+        for call in message.tool_calls:
+            arguments = json.dumps(call.arguments, ensure_ascii=False)
+            click.secho(f"  {call.name}({arguments})", dim=True, err=True)
+            if state.ask_first and not await allowed(state.lines):
+                return False
+            result = await asyncio.to_thread(run_tool, call, known)
+            click.secho(f"  → {result.text}", dim=True, err=True)
+            results.append(result)
+    finally:
+        if len(results) == len(message.tool_calls):
+            state.messages += results
+        else:
+            state.messages.pop()
+    return True
+
+
+async def allowed(lines: Lines) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    while (said := await lines.ask("  run it? [Y/n]: ")) is not None:
+        if said.strip().lower() in ("", "y", "yes"):
+            return True
+        if said.strip().lower() in ("n", "no"):
+            return False
+        click.echo("  y or n", err=True)
+    return False
 
 
 async def stream(state: Talk) -> Message | None:
@@ -225,7 +273,7 @@ async def stream(state: Talk) -> Message | None:
     reply, begun = ReplySoFar(), time.perf_counter()
     deltas = state.client.chat(state.conversation(), state.params)
     task = asyncio.current_task()
-    pieces, tokens = 0, 0
+    pieces, tokens, stopped = 0, 0, False
     try:
         async for delta in deltas:
             if delta.reasoning:
@@ -239,6 +287,7 @@ async def stream(state: Talk) -> Message | None:
         if task is not None:
             task.uncancel()
         click.echo(" …", nl=False)
+        stopped = True
     finally:
         await deltas.aclose()
     click.echo()
@@ -248,4 +297,6 @@ async def stream(state: Talk) -> Message | None:
             f"  {count / seconds:.0f} tokens/s, weights {reply.weight_version[:12]}", dim=True, err=True
         )
     message = reply.message()
+    if stopped and message.tool_calls:  # nobody who stops a reply wants its calls run
+        message = replace(message, tool_calls=())
     return message if message.content or message.tool_calls else None

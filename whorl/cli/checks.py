@@ -21,6 +21,7 @@ from typing import Literal
 import psutil
 
 import whorl
+from whorl.base.memory import cgroup_limit
 from whorl.base.provenance import cores, cpu_model
 from whorl.cli.libraries import LIBRARIES
 
@@ -60,7 +61,7 @@ def cpu() -> Check:
     found = f"{cpu_model()}, {cores()} cores usable, {shown}"
     if flags & {"avx512_bf16", "amx_bf16", "bf16"} or platform.machine() == "arm64":
         return Check(name="cpu", state="ok", found=found)
-    remedy = "no bf16 instructions: training measures both and will likely choose fp32, which is slower"
+    remedy = "no bf16 instructions: training measures both and will probably choose fp32, which is slower"
     return Check(name="cpu", state="missing", found=found, remedy=remedy)
 
 
@@ -82,16 +83,9 @@ def memory() -> Check:
     if min(state.available, limit or state.available) >= NEEDED_MEMORY:
         return Check(name="memory", state="ok", found=found)
     remedy = (
-        f"the quickstart needs {NEEDED_MEMORY / GIB:.0f} GiB free: close programs or take a larger machine"
+        f"the quickstart needs {NEEDED_MEMORY / GIB:.0f} GiB free: close programs or use a larger machine"
     )
     return Check(name="memory", state="missing", found=found, remedy=remedy)
-
-
-def cgroup_limit() -> int | None:
-    """Bytes a container is held to (cgroup 2), None where it is not."""
-    file = Path("/sys/fs/cgroup/memory.max")
-    text = file.read_text().strip() if file.is_file() else "max"
-    return int(text) if text.isdigit() else None
 
 
 def disk() -> Check:
@@ -101,12 +95,12 @@ def disk() -> Check:
     usage = shutil.disk_usage(place)
     found = f"{usage.free / GIB:.1f} GiB free of {usage.total / GIB:.1f} GiB at {place}"
     if not os.access(place, os.W_OK):
-        remedy = "this folder cannot be written; set WHORL_WORKSPACE to one that can"
+        remedy = "this folder is not writable; set WHORL_WORKSPACE to one that is"
         return Check(name="disk", state="failed", found=found, remedy=remedy)
     if usage.free >= NEEDED_DISK:
         return Check(name="disk", state="ok", found=found)
     remedy = (
-        f"checkpoints and data want {NEEDED_DISK / GIB:.0f} GiB: free some, or set WHORL_WORKSPACE elsewhere"
+        f"checkpoints and data need {NEEDED_DISK / GIB:.0f} GiB: free some, or set WHORL_WORKSPACE elsewhere"
     )
     return Check(name="disk", state="missing", found=found, remedy=remedy)
 
@@ -189,19 +183,35 @@ def nvidia_driver() -> str:
 def compiler() -> Check:
     if importlib.util.find_spec("torch") is None:
         return Check(
-            name="compiler", state="missing", found="not tried without torch", remedy="install torch first"
+            name="compiler", state="missing", found="not tested without torch", remedy="install torch first"
         )
     from whorl.kernels.device import candidates, compile_problem, compiler_available
 
     path = compiler_available()
     if path:
         version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout.splitlines()
-        found = f"{path}, {version[0] if version else 'version unknown'}; built and ran a program"
+        found = f"{path}, {version[0] if version else 'version unknown'}; built and ran a test program"
         return Check(name="compiler", state="ok", found=found)
     there = [found for found in map(shutil.which, candidates()) if found]
     broken = [f"{found}: {compile_problem(found)}" for found in there]
     remedy = "everything works eagerly without it, only slower; " + compiler_remedy()
     return Check(name="compiler", state="missing", found="; ".join(broken) or "none", remedy=remedy)
+
+
+def cpu_kernels() -> Check:
+    """The C++ kernels of this CPU, built and tried as the first run would; and who multiplies bf16."""
+    if importlib.util.find_spec("torch") is None:
+        return Check(
+            name="kernels", state="missing", found="not tested without torch", remedy="install torch first"
+        )
+    from whorl.kernels import native
+    from whorl.kernels.wide import multiplies_bfloat16
+
+    half = "" if multiplies_bfloat16() else "; bf16 is computed in fp32, as this CPU has no bf16 matmul"
+    if native.status() == "native":
+        return Check(name="kernels", state="ok", found=f"C++, built and tested on this CPU{half}")
+    remedy = "everything also works without them, only slower; see the line above about the compiler"
+    return Check(name="kernels", state="missing", found=f"{native.status()}{half}", remedy=remedy)
 
 
 def compiler_remedy() -> str:
@@ -228,11 +238,12 @@ def libraries() -> Iterator[Check]:
             )
 
 
-PARTS: tuple[Callable[[], Check], ...] = (python, cpu, memory, disk, torch_build, gpu, compiler)
+PARTS: tuple[Callable[[], Check], ...] = (python, cpu, memory, disk, torch_build, gpu, compiler, cpu_kernels)
 
 
 def run_checks() -> Iterator[Check]:
-    """Every check in the order of the report; each takes at most a few seconds."""
+    """Every check in the order of the report; each takes at most a few seconds, but for the kernels, which
+    are built once, in half a minute."""
     for part in PARTS:
         yield part()
     yield from libraries()

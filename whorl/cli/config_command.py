@@ -59,5 +59,7 @@ class ConfigCommand(click.Command):
         super().format_options(ctx, formatter)
         from whorl.base.fields import describe
 
-        with formatter.section("Keys (in the recipe, or here as --section.key VALUE)"):
-            formatter.write_dl([(f"--{key} {kind}", text) for key, kind, text in describe(self.model)])
+        with formatter.section("Keys (here as --section.key VALUE; in a recipe, use _ instead of -)"):
+            formatter.write_dl(
+                [(f"--{key.replace('_', '-')} {kind}", text) for key, kind, text in describe(self.model)]
+            )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Raw files to documents and tokens."""
+    """Turn raw files into documents and tokens."""
 
 
 command.add_command(tokenize)
@@ -29,11 +29,11 @@ command.add_command(tokenize)
 
 @command.command(cls=ConfigCommand, model="whorl.data.config:DataConfig")
 @click.argument("paths", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="The counts as one JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 def run(paths: tuple[str, ...], as_json: bool, overrides: list[str]) -> None:
-    """Read PATHS (files, folders, globs), or what a recipe CONFIG.toml says, into a dataset --out DIR.
+    """Read PATHS (files, folders, globs), or the inputs of a recipe CONFIG.toml, into a dataset at --out DIR.
 
-    Killed or interrupted, the same command goes on where it stopped.
+    If killed or interrupted, run the same command again to resume.
     """
     from whorl.base.config import load_config
     from whorl.data.config import DataConfig
@@ -60,10 +60,12 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 @command.command(cls=ConfigCommand, model="whorl.data.config:ReadConfig")
 @click.argument("path")
-@click.option("--samples", default=3, show_default=True, help="Documents shown, and rejects of each reason.")
-@click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object on stdout.")
+@click.option(
+    "--samples", default=3, show_default=True, help="Number of documents to show, and of rejects per reason."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def inspect(path: str, samples: int, as_json: bool, overrides: list[str]) -> None:
-    """What is in PATH: a dataset directory, or raw files (read as the keys say)."""
+    """Show what is in PATH: a dataset directory, or raw files (read according to the keys)."""
     from whorl.base.config import load_config
     from whorl.data.config import ReadConfig
     from whorl.data.inspect import inspect as look
@@ -85,13 +87,13 @@ def _show(found: Inspection, out: Console) -> None:
         f"[bold]{escape(found.path)}[/]  {found.documents:,} documents" + (f" ({sides})" if sides else "")
     )
     for step, counts in found.reasons.items():
-        out.print(f"\n[bold]set aside by {escape(step)}[/]")
+        out.print(f"\n[bold]rejected by {escape(step)}[/]")
         for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
             out.print(f"  {count:>10,}  {escape(reason)}")
     if found.quantiles:
         out.print()
         out.print(_quantile_table(found))
-    for title, samples in (("kept", found.kept), ("set aside", found.rejected)):
+    for title, samples in (("kept", found.kept), ("rejected", found.rejected)):
         if samples:
             out.print(f"\n[bold]{title}[/]")
         for sample in samples:

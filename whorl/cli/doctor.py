@@ -9,11 +9,11 @@ import click
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON array on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def command(as_json: bool) -> None:
-    """CPU, GPU, driver, torch, compiler, memory, disk and libraries, each with its remedy.
+    """Check CPU, GPU, driver, torch, compiler, memory, disk and libraries, with a remedy for each problem.
 
-    Exits with 1 where something fails that Whorl cannot run without.
+    Exits with 1 if something is missing that Whorl cannot run without.
     """
     from whorl.cli.checks import run_checks
 

@@ -16,12 +16,15 @@ from whorl.cli.config_command import ConfigCommand
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes on this machine, each with its GPU, or with its share of the cores where there is none.",
+    help="Number of processes on this machine, each with its own GPU, or a share of the cores if there"
+    " is none.",
 )
 def command(model: str, pairs: tuple[str, ...], lora: bool, gpus: int, overrides: list[str]) -> int:
-    """Train MODEL on PAIRS (prompt, chosen, rejected), in runs/NAME: the chosen become the likelier.
+    """Train MODEL on PAIRS (prompt, chosen, rejected), into runs/NAME; this makes the chosen replies more
+    likely.
 
-    Interrupted (Ctrl-C, SIGTERM, SIGUSR1) it saves and ends with code 75: the same command goes on.
+    When interrupted (Ctrl-C, SIGTERM, SIGUSR1), it saves and exits with code 75; run the same command to
+    continue.
     """
     from whorl.base.config import load_config
     from whorl.models.config import LoraConfig

@@ -22,18 +22,26 @@ CHAT_FILES = ("chat_template.jinja", "chat_template.json")
 @click.argument("model", metavar="MODEL")
 @click.argument("prompt", metavar="PROMPT")
 @click.option(
-    "--image", "images", multiple=True, metavar="FILE", help="An image before the text; repeatable."
+    "--image", "images", multiple=True, metavar="FILE", help="An image to put before the text; repeatable."
 )
-@click.option("--chat/--text", default=None, help="Answer PROMPT as a chat, or go on from it as text. "
-              "Default: chat where the model has a chat template.")  # fmt: skip
-@click.option("--system", metavar="TEXT", help="System message, for chat.")
+@click.option("--chat/--text", default=None,
+              help="Answer PROMPT as a chat message, or continue it as text. Default: chat if the model has a"
+              " chat template.")  # fmt: skip
+@click.option("--system", metavar="TEXT", help="System message (chat only).")
 @click.option("--adapter", metavar="DIR", help="A LoRA adapter (a PEFT directory) to apply.")
-@click.option("--max-tokens", default=256, show_default=True, help="Tokens at most.")
-@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-p", default=1.0, show_default=True, help="Sample from this share of the probability.")
-@click.option("--top-k", default=0, show_default=True, help="Sample from this many tokens; 0: no limit.")
-@click.option("--seed", default=0, show_default=True, help="Of the random numbers.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End where this text comes; repeatable.")
+@click.option("--max-tokens", default=256, show_default=True, help="Maximum number of tokens.")
+@click.option("--temperature", default=0.0, show_default=True, help="Sampling temperature; 0 = greedy.")
+@click.option(
+    "--top-p",
+    default=1.0,
+    show_default=True,
+    help="Sample from the most likely tokens up to this total probability.",
+)
+@click.option(
+    "--top-k", default=0, show_default=True, help="Sample from this many most likely tokens; 0: no limit."
+)
+@click.option("--seed", default=0, show_default=True, help="Random seed.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop at this text; repeatable.")
 @click.option("--device", help="cpu, cuda or mps; default: the first that works.")
 @click.option("--json", "as_json", is_flag=True, help="Print text, tokens and log-probs as JSON.")
 def command(
@@ -47,15 +55,16 @@ def command(
     as_json: bool,
     **sampling: Any,
 ) -> None:
-    """Let MODEL, a Hugging Face directory, go on from PROMPT ("-": read it from stdin).
+    """Generate text with MODEL, a Hugging Face directory, from PROMPT ("-" reads it from stdin).
 
-    This is the reference generator: it keeps no cache, so long texts take their time.
+    This is the reference generator: it has no key-value cache, so long texts are slow.
     """
     from whorl.base.errors import InputError
     from whorl.base.nouns import SamplingParams
     from whorl.kernels.device import choose_device
     from whorl.models.chat import Assistant
-    from whorl.models.directory import load, model_directory
+    from whorl.models.directory import load
+    from whorl.models.place import model_directory
     from whorl.text.images import load_processor
     from whorl.text.template import ChatTemplate
     from whorl.text.tokenizer import Tokenizer
@@ -69,7 +78,7 @@ def command(
     if chat is None:
         chat = has_chat_template(template_at)
     if not chat and (images or system is not None):
-        raise InputError(f"--image and --system need a chat template, and {model} is used as plain text")
+        raise InputError(f"--image and --system need a chat template, but {model} is used as plain text")
     parts = tuple(read_image(path) for path in images)
     params = SamplingParams(**sampling)
     decoder = load(directory, device=choose_device(device), adapter=adapter)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from whorl.cli.places import Place, check_writable, is_url
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -19,63 +21,91 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="[NAME=]MODEL|URL[#SERVED]|ANSWERS.jsonl…")
 @click.option(
-    "--questions", required=True, metavar="FILE", help="One a line: turns (MT-Bench's form) or prompt."
+    "--questions",
+    required=True,
+    metavar="FILE",
+    help="One JSON object per line, with turns (as in MT-Bench) or prompt.",
 )
 @click.option(
     "--judge", required=True, metavar="URL|MODEL", help="The judge: a server, or a model directory."
 )
 @click.option(
-    "--judge-name", default="", help="The judge's name on its server; default: the first it serves."
+    "--judge-name", default="", help="The judge's name on its server; default: the first one served."
 )
 @click.option(
-    "--references", metavar="FILE", help="Right answers, in the form of answers, shown to the judge."
+    "--references",
+    metavar="FILE",
+    help="Reference answers to show the judge, in the same format as answer files.",
 )
 @click.option("--score", is_flag=True, help="Score each answer from 1 to 10 (one model alone: always).")
-@click.option("--limit", type=click.IntRange(min=1), help="Questions at most.")
+@click.option("--limit", type=click.IntRange(min=1), help="Maximum number of questions.")
 @click.option("--max-tokens", default=1024, show_default=True, type=click.IntRange(min=1),
-              help="Tokens of an answer at most.")  # fmt: skip
-@click.option("--temperature", default=0.0, show_default=True, help="Of the answers; the judge is greedy.")
-@click.option("--judge-tokens", default=1024, show_default=True, type=click.IntRange(min=1),
-              help="Tokens of a judgement at most.")  # fmt: skip
-@click.option("--api-key-file", metavar="FILE", help="The first line is the key for the models' URLs.")
-@click.option("--judge-key-file", metavar="FILE", help="The first line is the key for the judge's URL.")
+              help="Maximum tokens per answer.")  # fmt: skip
 @click.option(
-    "--at-once", default=16, show_default=True, type=click.IntRange(min=1), help="Questions in flight."
+    "--temperature",
+    default=0.0,
+    show_default=True,
+    help="Sampling temperature of the answers; the judge is greedy.",
+)
+@click.option("--judge-tokens", default=1024, show_default=True, type=click.IntRange(min=1),
+              help="Maximum tokens per judgement.")  # fmt: skip
+@click.option(
+    "--api-key-file", metavar="FILE", help="File whose first line is the API key for the models' URLs."
+)
+@click.option(
+    "--judge-key-file", metavar="FILE", help="File whose first line is the API key for the judge's URL."
+)
+@click.option(
+    "--at-once",
+    default=16,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of questions processed concurrently.",
 )
 @click.option("--verdicts", metavar="FILE.jsonl",
-              help="Keep what the judge says here, and ask it nothing that is there already.")  # fmt: skip
-@click.option("--answers", metavar="FOLDER", help="Write each model's answers there, to be read next time.")
+              help="Store the judge's verdicts here; verdicts already there are reused.")  # fmt: skip
+@click.option(
+    "--answers", metavar="FOLDER", help="Write each model's answers to this directory, for reuse next time."
+)
 @click.option("--battles", metavar="FILE.csv", help="Write the comparisons for whorl arena rank.")
 @click.option("--out", metavar="FILE", help="Write the figures and every case as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Let a judge compare MODELS, asked the same questions, in both orders; or score each by itself.
+    """Let a judge compare MODELS on the same questions, in both orders, or score each one by itself.
 
-    A model is a directory, which is served meanwhile, a server's URL (#SERVED picks one of several it
-    serves), or a file of answers.
+    A model is a directory (served for the duration), a server's URL (#SERVED picks one of its models), or a
+    file of answers.
     """
     import asyncio
 
     from whorl.base.errors import FaultError, InputError
+    from whorl.base.results import without_nan
     from whorl.evals.judge_questions import read_questions
 
     questions = read_questions(options["questions"], options["references"], options["limit"])
     answers = asyncio.run(collect(models, questions, options))
     if options["battles"] and (len(answers) < 2 or options["score"]):
-        raise InputError("--battles needs two models or more and no --score: battles are comparisons")
+        raise InputError("--battles needs at least two models and no --score: battles are comparisons")
     try:
         report = asyncio.run(judged(questions, answers, options))
     except FaultError as error:
         kept = (
-            "the same command goes on"
+            "run the same command to continue"
             if options["verdicts"]
-            else "--verdicts FILE would have kept what it said"
+            else "--verdicts FILE would have kept its verdicts"
         )
         raise FaultError(f"{error} ({kept})") from error
     if as_json:
         click.echo(json.dumps(without_nan(report)))
     else:
         show(report)
+    scores = report["kind"] == "scores"
+    judgements = report["answers"] if scores else report["comparisons"] - report["identical"]
+    if judgements and report["unreadable"] == judgements:
+        raise InputError(
+            f"no verdict of {report['judge']} could be read, so nothing was judged; give a judge that follows"
+            " instructions, or more --judge-tokens"
+        )
 
 
 async def collect(words: Sequence[str], questions: list[Question], options: dict[str, Any]) -> Given:
@@ -85,16 +115,21 @@ async def collect(words: Sequence[str], questions: list[Question], options: dict
     from whorl.base.errors import InputError
     from whorl.evals.judge_questions import check_answers, read_answers, write_answers
 
+    for option in ("battles", "out"):
+        check_writable(options[option], f"--{option}")
+    live = [place for _, place in map(split_name, words) if not is_answers(place)]
+    for one in [*(model_at(place, options) for place in live), *([judge_of(options)] if live else [])]:
+        await one.check()  # all of them, before the first is asked for hours
     given: Given = {}
     for word in words:
         name, place = split_name(word)
-        if place.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
+        if is_answers(place):
             found: Given = dict(read_answers(place))
             if name and len(found) > 1:
-                raise InputError(f"{place} has the answers of {', '.join(found)}; leave {name}= out")
+                raise InputError(f"{place} has the answers of {', '.join(found)}; remove {name}=")
             found = {name or model: answers for model, answers in found.items()}
         else:
-            found = await asked(name, place, questions, options)
+            found = await asked(name, model_at(place, options), questions, options)
             if options["answers"]:
                 for model, answers in found.items():
                     file = Path(options["answers"]) / f"{model.replace('/', '-')}.jsonl"
@@ -102,9 +137,17 @@ async def collect(words: Sequence[str], questions: list[Question], options: dict
         for model, answers in found.items():
             check_answers(model, answers, questions)
             if model in given:
-                raise InputError(f"two of the models are called {model}; name one of them: NAME={word}")
+                raise InputError(f"two models are named {model}; name one of them: NAME={word}")
             given[model] = answers
     return given
+
+
+def is_answers(place: str) -> bool:
+    return place.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst"))
+
+
+def model_at(place: str, options: dict[str, Any]) -> Place:
+    return Place.of(place, key_file=options["api_key_file"], option="--api-key-file")
 
 
 def split_name(word: str) -> tuple[str, str]:
@@ -113,33 +156,29 @@ def split_name(word: str) -> tuple[str, str]:
     return (name, place) if sign and name and "/" not in name and place else ("", word)
 
 
-async def asked(name: str, place: str, questions: list[Question], options: dict[str, Any]) -> Given:
-    from contextlib import ExitStack
-
-    from whorl.base.client import OpenAIClient
+async def asked(name: str, place: Place, questions: list[Question], options: dict[str, Any]) -> Given:
     from whorl.base.nouns import SamplingParams
-    from whorl.cli.eval import read_key
     from whorl.evals.judge_questions import ask_questions
-    from whorl.evals.serving import is_address, served
 
     params = SamplingParams(max_tokens=options["max_tokens"], temperature=options["temperature"])
-    address, _, served_name = place.partition("#") if is_address(place) else (place, "", "")
-    with ExitStack() as servers:
-        url = address if is_address(address) else servers.enter_context(served(address))
-        key = read_key(options["api_key_file"])
-        async with OpenAIClient(url, model=served_name, api_key=key) as client:
-            await client.connect()
-            name = name or (client.model if is_address(address) else place)
-            answers = await ask_questions(client, questions, params, model=name, at_once=options["at_once"])
+    async with place.open() as client:
+        name = name or (client.model if is_url(place.where) else place.where)
+        answers = await ask_questions(client, questions, params, model=name, at_once=options["at_once"])
     return {name: answers}
+
+
+def judge_of(options: dict[str, Any]) -> Place:
+    return Place.of(
+        options["judge"], name=options["judge_name"], key_file=options["judge_key_file"],
+        option="--judge-key-file",
+    )  # fmt: skip
 
 
 async def judged(questions: list[Question], answers: Given, options: dict[str, Any]) -> dict[str, Any]:
     """The judge's figures; battles and cases are written where asked for."""
     from contextlib import ExitStack
 
-    from whorl.base.client import OpenAIClient
-    from whorl.cli.eval import read_key
+    from whorl.base.results import without_nan
     from whorl.evals.judge import JudgeClient, KeptJudge
     from whorl.evals.judge_report import (
         cases,
@@ -149,15 +188,11 @@ async def judged(questions: list[Question], answers: Given, options: dict[str, A
         score_figures,
         write_battles,
     )
-    from whorl.evals.serving import is_address, served
 
+    place = judge_of(options)
     with ExitStack() as stack:
-        place = options["judge"]
-        url = place if is_address(place) else stack.enter_context(served(place))
-        key = read_key(options["judge_key_file"])
-        async with OpenAIClient(url, model=options["judge_name"], api_key=key) as client:
-            await client.connect()
-            name = client.model if is_address(place) else place
+        async with place.open() as client:
+            name = client.model if is_url(place.where) else place.where
             judge: JudgeClient = client
             if options["verdicts"]:
                 judge = KeptJudge(client, options["verdicts"], name)
@@ -177,15 +212,6 @@ async def judged(questions: list[Question], answers: Given, options: dict[str, A
 
         write_json(options["out"], without_nan({"format": 1, **report, "cases": rows}))
     return report
-
-
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN: a figure that nothing is known of is null."""
-    if isinstance(value, dict):
-        return {key: without_nan(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [without_nan(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def figure(row: dict[str, Any], scale: float = 1.0, unit: str = "") -> str:
@@ -225,7 +251,7 @@ def pair_notes(report: dict[str, Any]) -> list[str]:
     notes = [
         f"{report['comparisons']:,} comparisons over {report['questions']:,} questions, {asked:,} judged in"
         f" both orders, {report['identical']:,} between equal answers (ties)",
-        f"the two orders agree: {figure(report['agreement'], 100, ' %')}; where they do not it is a tie",
+        f"the two orders agree: {figure(report['agreement'], 100, ' %')}; disagreements count as ties",
         f"the answer shown first won: {figure(report['first_shown_won'], 100, ' %')} of verdicts"
         " (a fair judge: 50)",
         f"the longer answer won: {figure(report['longer_won'], 100, ' %')} of decided comparisons",
@@ -253,7 +279,7 @@ def score_notes(report: dict[str, Any]) -> list[str]:
     said = "—" if math.isnan(slope["value"]) else f"{slope['value']:+.2f} ± {slope['error']:.2f} points"
     return [
         f"{report['answers']:,} answers to {report['questions']:,} questions, from 1 to 10",
-        f"an answer twice as long, by the same model: {said}",
+        f"an answer twice as long from the same model: {said}",
         *unreadable_notes(report, "answers"),
     ]
 
@@ -263,6 +289,6 @@ def unreadable_notes(report: dict[str, Any], what: str) -> list[str]:
         return []
     example = report["unreadable_example"]
     return [
-        f"no verdict could be read for {report['unreadable']:,} {what}, which are in no figure; the judge"
-        f" said: {example or 'nothing'}"
+        f"no verdict could be read for {report['unreadable']:,} {what}and were excluded from all"
+        f" figures; the judge said: {example or 'nothing'}"
     ]

@@ -20,29 +20,40 @@ from typing import NoReturn
 import click
 
 import whorl
+from whorl.base.collector import end_at_once
 from whorl.base.errors import DataError, InputError, WhorlError
+from whorl.base.progress import printable
 
 # verb → (module that holds `command`, or "module:its name"; its line of help): `whorl --help` imports
 # none of them.
 VERBS: dict[str, tuple[str, str]] = {
-    "quickstart": ("whorl.cli.quickstart", "The whole loop on this machine: data, training, chat, figures."),
-    "data": ("whorl.cli.data", "Raw files to documents and tokens: run, tokenize, inspect."),
+    "quickstart": (
+        "whorl.cli.quickstart",
+        "Run the whole loop on this machine: data, training, chat, figures.",
+    ),
+    "data": ("whorl.cli.data", "Turn raw files into documents and tokens: run, tokenize, inspect."),
     "tokenizer": ("whorl.cli.tokenizer", "Train a tokenizer."),
     "train": ("whorl.cli.train", "Pre-train a model."),
     "sft": ("whorl.cli.sft", "Train a model on conversations."),
     "dpo": ("whorl.cli.dpo", "Train a model on preferences."),
-    "generate": ("whorl.cli.generate", "Let a model go on from a prompt."),
+    "generate": ("whorl.cli.generate", "Generate text from a prompt."),
     "chat": ("whorl.cli.chat", "Talk to a model in the terminal."),
-    "eval": ("whorl.cli.eval", "How good a model is at tasks."),
-    "arena": ("whorl.cli.arena", "Who is better: rank, simulate; votes: verify, export, erase; people."),
-    "judge": ("whorl.cli.judge", "Models compared or scored by another model."),
-    "serve": ("whorl.cli.serve", "Models behind OpenAI's API."),
-    "studio": ("whorl.cli.studio", "Pages to talk, judge and look in."),
-    "model": ("whorl.cli.model", "Model directories: export, merge, info, pull."),
-    "runs": ("whorl.cli.runs", "What was trained: list, show, report."),
-    "backup": ("whorl.cli.backup", "Votes and runs' records into a folder that is read back."),
-    "restore": ("whorl.cli.backup:restore", "A backup put back where nothing is."),
-    "doctor": ("whorl.cli.doctor", "What this machine has, what works, and how to get what is missing."),
+    "eval": ("whorl.cli.eval", "Measure how good a model is at tasks."),
+    "arena": (
+        "whorl.cli.arena",
+        "Rank models by votes: rank, board, simulate, verify, export, people.",
+    ),
+    "judge": ("whorl.cli.judge", "Compare or score models with a judge model."),
+    "serve": ("whorl.cli.serve", "Serve models through the OpenAI API."),
+    "studio": ("whorl.cli.studio", "Web UI: chat, arena, leaderboard, runs, data."),
+    "model": ("whorl.cli.model", "Model directories: export, merge, quantize, info, pull."),
+    "runs": ("whorl.cli.runs", "Look at past runs: list, show, report; trace a reply back."),
+    "backup": ("whorl.cli.backup", "Back up votes and run records, then verify the copy."),
+    "restore": ("whorl.cli.backup:restore", "Restore a backup into an empty workspace."),
+    "doctor": (
+        "whorl.cli.doctor",
+        "Check what this machine has, what works, and how to get what is missing.",
+    ),
 }
 
 
@@ -75,7 +86,7 @@ class Verbs(click.Group):
 
 @click.group(
     cls=Verbs,
-    epilog="A user's mistake is one line and exit code 2. Documentation: README.md, docs/architecture.md.",
+    epilog="User errors print one line and exit with code 2. Documentation: README.md, docs/architecture.md.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(whorl.__version__, prog_name="whorl")
@@ -89,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     0 done · 2 the user's or the data's mistake · 1 the machine's fault · 130 interrupted.
     """
+    end_at_once()
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Taken here so that it works before and after the verb.
     debug = "--debug" in words or os.environ.get("WHORL_DEBUG", "") not in ("", "0")
@@ -125,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def complain(text: str, code: int) -> int:
     """One line on stderr, whatever is in `text`."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     print(f"whorl: {line}", file=sys.stderr)
     return code
 
@@ -143,11 +155,11 @@ def interrupted() -> int:
 # What a disk says when it takes no more, and what a person does then.
 DISK_FAULTS = {
     errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space or have the quota raised",
-    errno.EFBIG: "raise the limit on a file's size (ulimit -f)",
-    errno.EROFS: "give a folder that can be written",
-    errno.EACCES: "give a folder that you may write",
-    errno.EIO: "look after the disk",
+    errno.EDQUOT: "free some space or raise the quota",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
+    errno.EROFS: "give a writable folder",
+    errno.EACCES: "give a folder you have write access to",
+    errno.EIO: "check the disk",
 }
 
 
@@ -156,8 +168,8 @@ def disk_fault(error: OSError) -> str | None:
     if error.errno not in DISK_FAULTS:
         return None
     place = f"{error.filename}: " if error.filename else ""
-    said = error.strerror or "the disk fails"
-    return f"{place}{said}; {DISK_FAULTS[error.errno]} and run it again: what was finished is kept"
+    said = error.strerror or "the disk is failing"
+    return f"{place}{said}; {DISK_FAULTS[error.errno]} and run the command again: finished work is kept"
 
 
 def missing_library(error: ModuleNotFoundError) -> str | None:
@@ -168,4 +180,4 @@ def missing_library(error: ModuleNotFoundError) -> str | None:
     if name not in LIBRARIES:
         return None
     extra = LIBRARIES[name].extra
-    return f"{name} is not installed and this needs it; run: pip install 'whorl[{extra}]'"
+    return f"{name} is required but not installed; run: pip install 'whorl[{extra}]'"

@@ -15,24 +15,24 @@ DTYPE_NAMES = ("float32", "bfloat16", "float16")
 GIGABYTE = 1_000_000_000
 
 dtype_option = click.option(
-    "--dtype", type=click.Choice(DTYPE_NAMES), help="Of the tensors; default: as stored."
+    "--dtype", type=click.Choice(DTYPE_NAMES), help="Dtype of the tensors; default: as stored."
 )
 shard_option = click.option(
     "--shard-gb", default=5.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
-    help="Gigabytes a file holds at most.",
+    help="Maximum size of a file, in GB.",
 )  # fmt: skip
 
 
 @click.group()
 def command() -> None:
-    """Model directories: what one holds, written anew, an adapter merged, fetched from a hub."""
+    """Work with model directories: info, export, merge, quantize, pull."""
 
 
 @command.command()
 @click.argument("model", metavar="MODEL")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(model: str, as_json: bool) -> None:
-    """What MODEL, a Hugging Face directory, holds; its files are checked on the way."""
+    """Show what MODEL, a Hugging Face directory, contains; its files are checked too."""
     from whorl.models.info import describe
 
     found = describe(model)
@@ -48,12 +48,12 @@ def info(model: str, as_json: bool) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @dtype_option
 @shard_option
-@click.option("--family", metavar="NAME", help="Write it as this model_type, where that expresses the model.")
+@click.option("--family", metavar="NAME", help="Write the model as this model_type, if that can express it.")
 @click.option("--json", "as_json", is_flag=True, help='{"out": …, "weight_version": …} on stdout.')
 def export(
     model: str, out: Path, dtype: str | None, shard_gb: float, family: str | None, as_json: bool
 ) -> None:
-    """Write MODEL anew to OUT: in another dtype, other shards or another family."""
+    """Rewrite MODEL to OUT with another dtype, shard size or family."""
     from whorl.models.export import export_model
 
     export_model(model, out, dtype=torch_dtype(dtype), family=family, shard_bytes=int(shard_gb * GIGABYTE))
@@ -68,7 +68,7 @@ def export(
 @shard_option
 @click.option("--json", "as_json", is_flag=True, help='{"out": …, "weight_version": …} on stdout.')
 def merge(model: str, adapter: str, out: Path, dtype: str | None, shard_gb: float, as_json: bool) -> None:
-    """Add ADAPTER, a PEFT directory, to the weights of MODEL and write the whole to OUT."""
+    """Merge ADAPTER, a PEFT directory, into the weights of MODEL and write the result to OUT."""
     from whorl.models.export import export_model
 
     export_model(model, out, adapter=adapter, dtype=torch_dtype(dtype), shard_bytes=int(shard_gb * GIGABYTE))
@@ -78,18 +78,18 @@ def merge(model: str, adapter: str, out: Path, dtype: str | None, shard_gb: floa
 @command.command()
 @click.argument("model", metavar="MODEL")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--to", "kind", type=click.Choice(("int8", "int4")), required=True, help="Bits of a weight.")
+@click.option("--to", "kind", type=click.Choice(("int8", "int4")), required=True, help="Bits per weight.")
 @click.option(
     "--group", default=32, show_default=True, type=click.Choice((32, 64, 128)),
-    help="Weights that share a scale, for int4.",
+    help="Number of weights that share a scale (int4 only).",
 )  # fmt: skip
 @shard_option
 @click.option("--json", "as_json", is_flag=True, help='{"out": …, "weight_version": …} on stdout.')
 def quantize(model: str, out: Path, kind: str, group: int, shard_gb: float, as_json: bool) -> None:
-    """Write MODEL to OUT with the blocks' weights in 8 or 4 bits, as compressed-tensors packs them.
+    """Write MODEL to OUT with the blocks' weights in 8 or 4 bits, in compressed-tensors format.
 
-    `whorl serve`, vLLM and transformers read it. Embeddings, norms, vision and the output head stay as
-    they are.
+    `whorl serve`, vLLM and transformers read it. Embeddings, norms, vision and the output head are left
+    unquantised.
     """
     from whorl.models.export import export_model
 
@@ -99,13 +99,17 @@ def quantize(model: str, out: Path, kind: str, group: int, shard_gb: float, as_j
 
 @command.command()
 @click.argument("name", metavar="ORG/NAME[@REVISION]")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to; default: ORG/NAME here.")
-@click.option("--json", "as_json", is_flag=True, help="The record of the pull on stdout.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where to write it; default: ORG/NAME in the current directory.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the record of the pull.")
 def pull(name: str, out: Path | None, as_json: bool) -> None:
     """Fetch a model from the hub: safetensors, tokenizer, config and template, at one revision.
 
-    Interrupted, it goes on where it stopped. $HF_ENDPOINT names another hub, $HF_TOKEN opens what is
-    gated.
+    If interrupted, run it again to resume. $HF_ENDPOINT selects another hub; $HF_TOKEN gives access to gated
+    models.
     """
     from whorl.models.hub import RECORD
     from whorl.models.hub import pull as fetch

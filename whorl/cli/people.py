@@ -8,19 +8,19 @@ import click
 
 from whorl.cli.votes import STORE, find_person
 
-JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def people() -> None:
-    """Who may sign in: list, add, token."""
+    """Manage who may sign in: list, add, token."""
 
 
 @people.command("list")
 @STORE
 @JSON
 def list_(store: str | None, as_json: bool) -> None:
-    """Everybody's number, name and role."""
+    """List everyone's number, name and role."""
     from whorl.arena.store import Store
     from whorl.arena.store.store import default_store
 
@@ -55,7 +55,7 @@ def add(name: str, role: str, store: str | None, as_json: bool) -> None:
 @STORE
 @JSON
 def token(name: str, store: str | None, as_json: bool) -> None:
-    """Print a new token for NAME; the old one ends."""
+    """Print a new token for NAME; the old one stops working."""
     from whorl.arena.store import Store
     from whorl.arena.store.store import default_store
 
@@ -67,4 +67,4 @@ def show(name: str, token: str, as_json: bool) -> None:
     from whorl.base.progress import say
 
     click.echo(json.dumps({"name": name, "token": token}, ensure_ascii=False) if as_json else token)
-    say(f"{name}'s token, shown this once: the store keeps its hash alone")
+    say(f"{name}'s token, shown only once; only its hash is stored")

@@ -12,8 +12,8 @@ from whorl.cli.config_command import ConfigCommand
 def command(recipe: str | None, overrides: list[str]) -> None:
     """Train an assistant from this machine's own files, or yours (--data PATH), and measure it.
 
-    Then it meets its base model in the arena, learns from the votes by DPO, and its successor enters too
-    (--no-round-trip leaves that out). Broken off, it goes on where it was when it is called again.
+    Then it is compared with its base model in the arena, learns from the votes by DPO, and the resulting
+    model enters too (--no-round-trip skips this). If interrupted, run it again to resume.
     """
     from whorl.base.config import load_config
     from whorl.quickstart.config import QuickstartConfig

@@ -19,14 +19,15 @@ MOST_SHOWN = 12  # inputs of one thing
 
 @click.group()
 def command() -> None:
-    """What was trained: every run with its state, one in full, one as a page; where a reply comes from."""
+    """Look at past runs: all with their states, one in full, one as a page; trace a reply back to its
+    source."""
 
 
 @command.command("list")
 @click.argument("root", type=click.Path(path_type=Path), default=None, required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON array on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def list_(root: Path | None, as_json: bool) -> None:
-    """Runs under ROOT ($WHORL_WORKSPACE or the current directory), oldest first."""
+    """List runs under ROOT (default: $WHORL_WORKSPACE or the current directory), oldest first."""
     from whorl.base.runs import list_runs
 
     runs = list_runs(root or Path(os.environ.get("WHORL_WORKSPACE") or "."))
@@ -34,16 +35,16 @@ def list_(root: Path | None, as_json: bool) -> None:
         click.echo(json.dumps([{**run.to_json(), "last": finite(run.last)} for run in runs], indent=2))
         return
     if not runs:
-        click.echo("no runs here; whorl quickstart or whorl train makes one", err=True)
+        click.echo("no runs here; start one with whorl quickstart or whorl train", err=True)
         return
     _print_table(runs)
 
 
 @command.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="The whole record as one JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole record as one JSON object.")
 def show(run: Path, as_json: bool) -> None:
-    """One RUN: state, last figures, events, provenance."""
+    """Show one RUN: state, last figures, events, provenance."""
     from whorl.base.runs import read_run
 
     record = read_run(run)
@@ -60,7 +61,7 @@ def show(run: Path, as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help='{"report": PATH} on stdout.')
 def report(run: Path, output: Path | None, as_json: bool) -> None:
-    """RUN as one page that works offline: plots, timeline, configuration, provenance."""
+    """Write RUN as one page that works offline: plots, timeline, configuration, provenance."""
     from whorl.base.report import write_report
 
     path = write_report(run, output)
@@ -91,6 +92,7 @@ def _print_table(runs: list[Run]) -> None:
 
     from whorl.base.progress import duration
     from whorl.base.report import when
+    from whorl.base.runs import STATE_WORDS
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, align in (("run", "left"), ("state", "left"), ("started", "left"), ("time", "right")):
@@ -99,7 +101,8 @@ def _print_table(runs: list[Run]) -> None:
         table.add_column(name, justify="right")
     for run in runs:
         loss = f"{run.last['loss']:.4g}" if "loss" in run.last else ""
-        table.add_row(run.path, run.state, when(run.started), duration(run.seconds), f"{run.steps:,}", loss)
+        state = STATE_WORDS.get(run.state, run.state)
+        table.add_row(run.path, state, when(run.started), duration(run.seconds), f"{run.steps:,}", loss)
     Console().print(table)
 
 
@@ -108,10 +111,13 @@ def _print_record(record: Record) -> None:
     from rich.markup import escape
 
     from whorl.base.progress import duration
-    from whorl.base.report import event_line, provenance_rows, when
+    from whorl.base.report import provenance_rows, when
+    from whorl.base.runs import STATE_WORDS
+    from whorl.base.timeline import event_line
 
     run, out = record.run, Console(highlight=False)
-    out.print(f"[bold]{escape(run.path)}[/]  {run.state}, {run.steps:,} steps in {duration(run.seconds)}")
+    state = STATE_WORDS.get(run.state, run.state)
+    out.print(f"[bold]{escape(run.path)}[/]  {state}, {run.steps:,} steps in {duration(run.seconds)}")
     out.print("\n[bold]Last figures[/]")
     for name, value in run.last.items():
         out.print(f"  {escape(name):<20} {value:.6g}")
@@ -127,13 +133,14 @@ def _print_record(record: Record) -> None:
 @click.argument("what")
 @click.option("--id", "id", default="", help="The reply's id in a file of traces (default: the last one).")
 @click.option(
-    "--root", type=click.Path(path_type=Path), help="Where runs and data lie (default: as in list)."
+    "--root", type=click.Path(path_type=Path), help="The folder with runs and data (default: as in list)."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def trace(what: str, id: str, root: Path | None, as_json: bool) -> None:
-    """From a reply back to its weights, their run and its documents.
+    """Trace a reply back to its weights, the run that made them, and its documents.
 
-    WHAT is a weight version, as replies carry it, or a file written by `whorl serve --traces`.
+    WHAT is a weight version, as replies report it, or a file of traces: from `whorl serve --traces`, or the
+    traces.jsonl of `whorl arena export`.
     """
     from whorl.base.lineage import find_trace, trace_back
 

@@ -21,7 +21,7 @@ class OrSynthetic(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         if "--synthetic" in args:
-            from whorl.cli.arena import synthetic
+            from whorl.cli.synthetic import synthetic
 
             return synthetic.make_context(info_name, args, parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
@@ -30,28 +30,33 @@ class OrSynthetic(click.Command):
 @click.command(cls=OrSynthetic, context_settings={"max_content_width": 110})
 @click.argument("models", nargs=-1, metavar="[NAME=]MODEL|URL…", required=True)
 @click.option("--tasks", "words", required=True, multiple=True, metavar="TASK,…",
-              help="What is asked, and whose grades vote: arithmetic, lookups, digits, gsm8k:FILE,"
+              help="Tasks that give the prompts and grade the replies: arithmetic, lookups, digits,"
+                  " gsm8k:FILE,"
               " FILE.jsonl or module:name.")  # fmt: skip
-@click.option("--battles", default=200, show_default=True, type=click.IntRange(min=1), help="How many.")
+@click.option(
+    "--battles", default=200, show_default=True, type=click.IntRange(min=1), help="Number of battles."
+)
 @click.option("--round", "round_", default=0, show_default=True, type=click.IntRange(min=0),
-              help="Goes on with other examples than the rounds before.")  # fmt: skip
+              help="Round number; each round uses examples not used in earlier rounds.")  # fmt: skip
 @click.option("--tools", type=click.Choice(["listed", "known"]), default="listed", show_default=True,
-              help="Whether tools are offered in each conversation, or the models know them.")  # fmt: skip
-@click.option("--max-tokens", default=256, show_default=True, help="Tokens of a reply at most.")
+              help="Whether tools are offered in each conversation, or the models were trained to know"
+                  " them.")  # fmt: skip
+@click.option("--max-tokens", default=256, show_default=True, help="Maximum tokens per reply.")
 @STORE
-@click.option("--json", "as_json", is_flag=True, help="Print {votes, rated, ratings} as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print {votes, rated, set_aside, ratings} as JSON.")
 def simulate(
     models: tuple[str, ...], words: tuple[str, ...], battles: int, round_: int, store: str | None,
     as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Let MODELS meet over tasks' held-out prompts, the tasks' grades as the judge.
+    """Run battles between MODELS on held-out task prompts; the task's grades are the votes.
 
     \b
         whorl arena simulate base=runs/quickstart/base chat=runs/quickstart/model --tasks arithmetic
-        whorl arena simulate --synthetic --help      made-up models: do the ratings find the truth?
+        whorl arena simulate --synthetic --help      made-up models: do the ratings recover the truth?
 
-    A model is a directory, served meanwhile, or a server's URL; its NAME is what the store calls it. Battles
-    and votes go into the store as people's would: whorl arena export gives what may train.
+    A model is a directory (served for the duration) or a server's URL; NAME is its name in the store. Battles
+    and votes go into the store as if people had cast them. Votes on held-out prompts count on the board;
+    votes on a task's train split are for training, and whorl arena export exports them.
     """
     import asyncio
 
@@ -61,7 +66,7 @@ def simulate(
         if name in named:
             from whorl.base.errors import InputError
 
-            raise InputError(f"two models are called {name!r}; give one as NAME={place}")
+            raise InputError(f"two models are named {name!r}; give one as NAME={place}")
         named[name] = place
     tasks = [word for text in words for word in text.split(",") if word]
     played, ratings = asyncio.run(meet(named, tasks, store, battles, round_, options))
@@ -102,7 +107,7 @@ async def meet(
         clients = {}
         for name, place in models.items():
             address = place if is_address(place) else stack.enter_context(served(place))
-            clients[name] = await stack.enter_async_context(OpenAIClient(address))
+            clients[name] = await stack.enter_async_context(OpenAIClient(address, traced=True))
             await clients[name].connect()
         with Store.open(store or default_store()) as votes:
             played = await play(votes, clients, tasks, battles=battles, seed=round_, params=params)
@@ -113,9 +118,8 @@ async def meet(
 def show(played: Played, ratings: Ratings | None, as_json: bool) -> None:
     rows = [] if ratings is None else ratings.rows()
     if as_json:
-        click.echo(
-            json.dumps({"votes": dict(played.votes), "rated": played.rated, "ratings": rows}, indent=2)
-        )
+        told = {"votes": dict(played.votes), "rated": played.rated, "set_aside": played.set_aside}
+        click.echo(json.dumps(told | {"ratings": rows}, indent=2))
         return
     from rich.console import Console
 
@@ -125,4 +129,11 @@ def show(played: Played, ratings: Ratings | None, as_json: bool) -> None:
     if ratings is not None:
         Console().print(ratings_table(ratings))
     counted = ", ".join(f"{count} {name}" for name, count in sorted(played.votes.items()))
-    say(f"{played.battles} battles: {counted}; {played.rated} count on the board, the others' prompts train")
+    say(
+        f"{played.battles} battles: {counted}; {played.rated} count on the board, the others are for training"
+    )
+    if played.set_aside:
+        say(
+            f"note: {played.set_aside} prompts had no vote: the store already uses them for the other"
+            " purpose (rating or training)"
+        )

@@ -1,4 +1,4 @@
-"""`whorl studio [--workspace DIR] [--model DIR|URL …]`."""
+"""`whorl studio [--workspace DIR] [--model [NAME=]DIR|ADDRESS[#SERVED] …] [--key-file [NAME=]FILE …]`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from whorl.cli.config_command import ConfigCommand
 
 @click.command(cls=ConfigCommand, model="whorl.studio.config:StudioConfig")
 def command(overrides: list[str]) -> None:
-    """Talk to the workspace's models, judge them, see what was trained: pages in a browser.
+    """Start the web UI: chat with the workspace's models, judge them, and see what was trained.
 
-    The address it prints signs you in as admin. Ctrl-C ends it; nothing is lost.
+    The address it prints signs you in as admin. Ctrl-C stops it; nothing is lost.
     """
     from whorl.base.config import load_config
     from whorl.studio.config import StudioConfig

@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     "--tokenizer",
     "tokenizer_directory",
     type=click.Path(path_type=Path),
-    help="Directory with tokenizer.json (a model's will do).  [default: DATASET/tokenizer]",
+    help="Directory with tokenizer.json (a model directory also works).  [default: DATASET/tokenizer]",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Where tokens/ goes.  [default: DATASET]")
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes.  [default: one a core]")
-@click.option("--end-token", help="Ends every document.  [default: the tokenizer's end of text]")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write tokens/.  [default: DATASET]")
 @click.option(
-    "--start-token", help="Starts every document, so that its first word is learnt.  [default: none]"
+    "--workers", type=click.IntRange(min=0), default=0, help="Number of processes.  [default: one per core]"
 )
-@click.option("--json", "as_json", is_flag=True, help="What was written as one JSON object on stdout.")
+@click.option("--end-token", help="Token that ends every document.  [default: the tokenizer's end of text]")
+@click.option(
+    "--start-token",
+    help="Token that starts every document, so that its first word is learnt.  [default: none]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
 def tokenize(
     dataset: Path,
     tokenizer_directory: Path | None,
@@ -37,9 +40,9 @@ def tokenize(
     start_token: str | None,
     as_json: bool,
 ) -> None:
-    """Encode a dataset's documents into token shards, split by split, images beside them.
+    """Encode a dataset's documents into token shards, split by split, with images alongside.
 
-    Killed or interrupted, the same command goes on where it stopped.
+    If killed or interrupted, run the same command again to resume.
     """
     from whorl.base.errors import InputError
     from whorl.base.files import sha256_file
@@ -51,7 +54,7 @@ def tokenize(
     found = tokenizer_directory or dataset / "tokenizer"
     if tokenizer_directory is None and not found.is_dir():
         raise InputError(
-            f"give --tokenizer DIR: a model's directory, or one made by"
+            f"give --tokenizer DIR: a model directory, or one made by"
             f" `whorl tokenizer train PATHS --out {found}`"
         )
     tokenizer = Tokenizer.load(found)
@@ -72,9 +75,9 @@ def tokenize(
     for name, counts in splits.items():
         ratio = counts["bytes"] / counts["tokens"]
         sizes = f"{counts['documents']:,} documents, {counts['tokens']:,} tokens"
-        click.echo(f"{name}: {sizes}, {ratio:.2f} bytes a token")
+        click.echo(f"{name}: {sizes}, {ratio:.2f} bytes per token")
     if empty := tokens.manifest["empty_documents"]:
-        click.echo(f"without text, left out: {empty:,} documents")
+        click.echo(f"left out {empty:,} documents without text")
     click.echo(str(tokens.directory))
 
 

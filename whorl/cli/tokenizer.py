@@ -17,8 +17,10 @@ def command() -> None:
 @command.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory for tokenizer.json.")
-@click.option("--vocab-size", default=32_000, show_default=True, help="Tokens at most, specials included.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+@click.option(
+    "--vocab-size", default=32_000, show_default=True, help="Vocabulary size, including special tokens."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def train(paths: tuple[str, ...], out: Path, vocab_size: int, as_json: bool) -> None:
     """Learn a byte-level BPE from PATHS: files (text, code, jsonl, parquet, …), directories or globs.
 
@@ -54,4 +56,4 @@ def train(paths: tuple[str, ...], out: Path, vocab_size: int, as_json: bool) -> 
     size, megabytes = tokenizer.vocab_size, counts["bytes"] / 1e6
     click.echo(f"{out}: {size} tokens from {counts['documents']} documents ({megabytes:.1f} MB)")
     if size < vocab_size:
-        say(f"the texts hold pairs for {size} tokens only; {vocab_size} were asked for")
+        say(f"the texts have enough pairs for {size} tokens only; {vocab_size} were asked for")

@@ -16,12 +16,14 @@ from whorl.cli.config_command import ConfigCommand
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes on this machine, each with its GPU, or with its share of the cores where there is none.",
+    help="Number of processes on this machine, each with its own GPU, or a share of the cores if there"
+    " is none.",
 )
 def command(recipe: str | None, gpus: int, overrides: list[str]) -> int:
-    """Pre-train a model on tokens, in runs/NAME.
+    """Pre-train a model on tokens, into runs/NAME.
 
-    Interrupted (Ctrl-C, SIGTERM, SIGUSR1) it saves and ends with code 75: the same command goes on.
+    When interrupted (Ctrl-C, SIGTERM, SIGUSR1), it saves and exits with code 75; run the same command to
+    continue.
     """
     from whorl.base.config import load_config
     from whorl.base.errors import InputError
@@ -31,7 +33,7 @@ def command(recipe: str | None, gpus: int, overrides: list[str]) -> int:
     config = load_config(TrainRecipe, recipe, overrides)
     if not config.name:
         if recipe is None:
-            raise InputError("the run has no name; give --name NAME, or a recipe file")
+            raise InputError("the run has no name; give --name NAME or a recipe file")
         config = config.model_copy(update={"name": Path(recipe).stem})
     if gpus > 1:
         return launch(gpus, "whorl.train.pretrain:pretrain_rank", [config.model_dump_json()])

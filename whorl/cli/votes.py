@@ -21,13 +21,14 @@ STORE = click.option(
 
 @click.command()
 @STORE
-@click.option("--head", metavar="NUMBER:HASH", help="The head an earlier check printed: finds a cut tail.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--head", metavar="NUMBER:HASH", help="A head noted elsewhere (NUMBER:HASH).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(store: str | None, head: str | None, as_json: bool) -> None:
-    """Walk the chain of votes and name the first row that is not as it was written.
+    """Verify the hash chain of votes and chats, and name the first row that was altered.
 
-    Prints the head of the chain. Write it down: with --head a later check finds rows taken from the end,
-    which nothing inside the store can show. Exits with 2 where something was changed.
+    Rows removed from the end are detected with the heads noted next to the store (NAME.heads) at every check,
+    backup and export. Prints the head of the chain; if you note it elsewhere and pass it as --head, changes
+    to that file are detected too. Exits with 2 if anything was changed.
     """
     from whorl.arena.store import Head, Store
     from whorl.arena.store.store import default_store
@@ -40,7 +41,11 @@ def verify(store: str | None, head: str | None, as_json: bool) -> None:
         record = {**asdict(found), "head": str(found.head), "ok": found.ok, "store": name}
         click.echo(json.dumps(record, indent=2))
     elif found.ok:
-        click.echo(f"{name}: {found.votes:,} votes, {found.entries:,} rows, {found.erased:,} erased: whole")
+        click.echo(
+            f"{name}: {found.votes:,} votes, {found.entries:,} rows, {found.erased:,} erased: chain intact"
+        )
+        if found.older:
+            click.echo(f"{found.older:,} chats, turns and preferences predate the log's coverage")
         click.echo(f"head {found.head}")
     refuse_damage(found, name)
 
@@ -56,17 +61,17 @@ def refuse_damage(found: Verification, name: str) -> None:
     from whorl.base.errors import DataError
 
     if not found.ok:
-        raise DataError(f"{name}: {found.problem}; the {found.entries:,} rows before it are whole")
+        raise DataError(f"{name}: {found.problem}; the {found.entries:,} rows before it are intact")
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @STORE
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export(directory: Path, store: str | None, as_json: bool) -> None:
-    """Preference pairs and conversations that may train a model, into the new folder DIRECTORY.
+    """Export preference pairs and conversations for training into the new folder DIRECTORY.
 
-    Takes what people gave to `train`, whose prompts are not kept for rating, and counts the rest by its
+    Takes what people consented to `train` on, except prompts reserved for rating, and counts the rest by
     reason. preferences.jsonl is for whorl dpo, conversations.jsonl for whorl sft.
     """
     from whorl.arena.store import Store
@@ -85,15 +90,16 @@ def export(directory: Path, store: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("conversation", required=False)
-@click.option("--person", "name", metavar="NAME", help="All that NAME ever said, and the name.")
+@click.option("--person", "name", metavar="NAME", help="Erase everything NAME ever said, and the name.")
 @STORE
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; needs --yes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; needs --yes.")
 def erase(conversation: str | None, name: str | None, store: str | None, yes: bool, as_json: bool) -> None:
-    """Take away what was said in CONVERSATION (its id), or by --person NAME, for good.
+    """Permanently erase what was said in CONVERSATION (its id), or by --person NAME.
 
-    Says what goes and asks. Votes stay and count, without words; a tombstone in the log says so, and the
-    whole chain is checked afterwards. Backups and exports made before still hold the words.
+    Shows what will be erased and asks. Votes stay and count, without their texts; a tombstone in the log
+    records this, and the whole chain is verified afterwards. Earlier backups and exports still contain the
+    texts.
     """
     from whorl.arena.store import Store
     from whorl.arena.store.store import default_store
@@ -101,26 +107,26 @@ def erase(conversation: str | None, name: str | None, store: str | None, yes: bo
     from whorl.base.progress import say
 
     if (conversation is None) == (name is None):
-        raise InputError("give a conversation's id or --person NAME, one of the two")
+        raise InputError("give either a conversation's id or --person NAME")
     if as_json and not yes:
-        raise InputError("--json asks nothing; say --yes too")
+        raise InputError("--json cannot prompt; add --yes")
     with Store.open(store or default_store(), create=False) as votes:
         person = find_person(votes, name) if name is not None else None
         listed = [conversation] if conversation is not None else of_person(votes, person)
         goes = what_goes(votes, listed)
         who = f"person {name!r} with name and token" if person else f"conversation {conversation}"
         if not yes:
-            ask(f"{who}: {goes['conversations']:,} conversations with {goes['turns']:,} messages go for good"
-                f" ({goes['votes']:,} votes stay, without words)")  # fmt: skip
+            ask(f"{who}: {goes['conversations']:,} conversations with {goes['turns']:,} messages will be"
+                f" erased permanently ({goes['votes']:,} votes stay, without their texts)")  # fmt: skip
         end = votes.erase_person(person.id) if person else votes.erase(listed[0])
         found, place = walk(votes, end), str(votes.database)
     refuse_damage(found, place)
     if as_json:
         click.echo(json.dumps({**goes, "head": str(found.head), "store": place}, indent=2))
     else:
-        click.echo(f"{place}: {who} erased, {goes['turns']:,} messages; {found.votes:,} votes, whole")
+        click.echo(f"{place}: {who} erased, {goes['turns']:,} messages; {found.votes:,} votes, chain intact")
         click.echo(f"head {found.head}")
-    say("backups and exports made before still hold the words: delete those you do not need")
+    say("earlier backups and exports still contain the texts: delete those you do not need")
 
 
 def find_person(store: Store, name: str) -> Person:
@@ -144,7 +150,7 @@ def what_goes(store: Store, conversations: list[str]) -> dict[str, int]:
     for conversation in conversations:
         held = store.conversation(conversation)
         if held.erased is not None:
-            raise InputError(f"conversation {conversation} is erased already")
+            raise InputError(f"conversation {conversation} is already erased")
         turns += len(store.turns(conversation))
         voted += held.kind == "battle" and store.battle(conversation).voted
     return {"conversations": len(conversations), "turns": turns, "votes": voted}
@@ -159,4 +165,4 @@ def ask(what: str) -> None:
     except click.Abort:
         wanted = False
     if not wanted:
-        raise InputError("nothing was erased; answer y, or give --yes")
+        raise InputError("nothing was erased; answer y or add --yes")
