@@ -228,18 +228,21 @@ def generate_child(directory: Path, work: dict[str, Any]) -> dict[str, float]:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(work["threads"])
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).eval()
+    device = work["device"]
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).eval().to(device)
 
     def run(requests: list[dict[str, Any]]) -> None:
         longest, replies = max(len(one["ids"]) for one in requests), max(one["reply"] for one in requests)
-        ids = torch.tensor([[0] * (longest - len(one["ids"])) + one["ids"] for one in requests])
-        mask = torch.tensor([[0] * (longest - len(one["ids"])) + [1] * len(one["ids"]) for one in requests])
+        pads = [longest - len(one["ids"]) for one in requests]
+        ids = torch.tensor([[0] * pad + one["ids"] for pad, one in zip(pads, requests, strict=True)])
+        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
+        ids, mask = ids.to(device), mask.to(device)
         with torch.inference_mode():
             made = model.generate(
                 ids, attention_mask=mask, max_new_tokens=replies, min_new_tokens=replies, do_sample=False,
                 pad_token_id=0, eos_token_id=None,
             )  # fmt: skip
-        assert made.shape[1] == longest + replies
+        assert made.cpu().shape[1] == longest + replies  # and all of it is done
 
     run([{"ids": [1, 2, 3], "reply": 2}])
     seconds = {}

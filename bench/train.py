@@ -333,7 +333,7 @@ def sides(console: Console) -> list[str]:
 
     if compiler_available() is not None:
         return list(SIDES)
-    console.print("no C++ compiler is found: Whorl runs eagerly, and Trainer's compiled rows are left out")
+    console.print("no C++ compiler was found: Whorl runs eagerly, and Trainer's compiled rows are left out")
     return [name for name, side in SIDES.items() if side.library == "whorl" or not side.compiled]
 
 
