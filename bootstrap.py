@@ -30,7 +30,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--room", help="test: only this room, e.g. data")
-    parser.add_argument("--jobs", type=int, default=2, help="test and soak: worker processes (default 2)")
+    # Three for two cores: one of them mostly waits for a process or a page.
+    parser.add_argument("--jobs", type=int, default=3, help="test and soak: worker processes (default 3)")
     parser.epilog = "What follows `--` is handed on to what the target runs."
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
@@ -180,7 +181,9 @@ def run_test(options, *extra):
             path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] != "_"
         )
         leave("no room %r under tests; rooms: %s" % (options.room, ", ".join(rooms)))  # noqa: UP031
-    spread = ["-n", options.jobs, "--dist", "loadfile"] if options.jobs > 1 else []
+    # The tests start hundreds of processes; each would compile the package anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    spread = ["-n", options.jobs, "--dist", "loadfile", "--no-loadscope-reorder"] if options.jobs > 1 else []
     call(PYTHON, "-m", "pytest", where.relative_to(ROOT), *spread, *extra, *options.rest)
 
 

@@ -70,15 +70,15 @@ def test_what_differs_is_said(battles: Battles) -> None:
 
     rows = [dict(row) for row in record["rows"]]
     rows[1]["rating"] += 0.01
-    with pytest.raises(DataError, match=f"row .*{rows[1]['model']}.*made again"):
+    with pytest.raises(DataError, match=f"row .*{rows[1]['model']}.*recomputed"):
         replay(changed(rows=rows), battles)
-    with pytest.raises(DataError, match="votes is 3, made again 2000"):
+    with pytest.raises(DataError, match="votes is 3, recomputed 2000"):
         replay(changed(votes=3), battles)
-    with pytest.raises(DataError, match="other bytes"):
+    with pytest.raises(DataError, match="different bytes"):
         replay(json.dumps(record).encode(), battles)
     with pytest.raises(InputError, match="format 2, newer than 1"):
         replay(changed(format=2), battles)
-    with pytest.raises(DataError, match="settings are not ones"):
+    with pytest.raises(DataError, match="settings do not fit"):
         replay(changed(settings={"ties": "thirds"}), battles)
     for broken in (b"{", b"[]", b"\xff", b"{}"):
         with pytest.raises(DataError, match=r"votes\.json"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -76,8 +77,8 @@ def test_bad_rows_are_named_on_stderr_and_the_rest_is_ranked(
     path.write_text("model_a,model_b,winner\n" + "x,y,x\ny,x,x\nx,y,y\n" * 3 + "x,x,x\n" * 7)
     out, err = run(capsys, "rank", str(path), "--json")
     assert [row["model"] for row in json.loads(out)] == ["x", "y"]
-    assert err.count(f"{path}:") == 5 and f"{path}:11: 'x' against itself" in err
-    assert "7 of 16 rows are no battles and were kept out" in err
+    assert err.count(f"{path}:") == 5 and f"{path}:11: 'x' paired with itself" in err
+    assert "7 of 16 rows are not battles and were left out" in err
 
 
 def test_category_and_style(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,9 +96,9 @@ def test_category_and_style(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     _, err = run(capsys, "rank", str(path), "--style", "tokens")
     assert "one standard deviation more tokens is" in err and "bold" not in err
     assert "bold" in run(capsys, "rank", str(path), "--style", "all")[1]
-    assert "no battle that can be rated" in run(capsys, "rank", str(path), "--style", "lists", code=2)[1]
+    assert "no battles that can be rated" in run(capsys, "rank", str(path), "--style", "lists", code=2)[1]
     assert (
-        "there are English, German"
+        "choose from English, German"
         in run(capsys, "rank", str(path), "--category", "language=French", code=2)[1]
     )
 
@@ -115,11 +116,11 @@ def test_a_plot_is_written(votes: Path, capsys: pytest.CaptureFixture[str], form
         (["rank", "none.csv"], "none.csv does not exist"),
         (["rank", "VOTES", "--plot", "p.gif"], "--plot p.gif must end in .svg, .html, .png"),
         (["rank", "VOTES", "--anchor", "model-9"], "model 'model-9' has no battle here"),
-        (["rank", "VOTES", "--anchor", "model-2=high"], "'high' is no number"),
-        (["rank", "VOTES", "--anchor", "model-2=nan"], "'nan' is no number"),
+        (["rank", "VOTES", "--anchor", "model-2=high"], "'high' is not a number"),
+        (["rank", "VOTES", "--anchor", "model-2=nan"], "'nan' is not a number"),
         (["rank", "VOTES", "--level", "2"], "level 2.0 is not between 0 and 1"),
         (["rank", "VOTES", "--interval", "bootstrap", "--rounds", "1"], "rounds 1 is too few"),
-        (["rank", "VOTES", "--category", "x"], "no column 'category', which --category asks for"),
+        (["rank", "VOTES", "--category", "x"], "no column 'category', which --category needs"),
         (["rank"], "Missing argument 'FILE'"),
         (["simulate"], "Missing argument '[NAME=]MODEL|URL…'"),
         (["simulate", "--synthetic", "--models", "1"], "--models"),
@@ -141,5 +142,29 @@ def test_simulate_shows_truth_and_what_was_found(capsys: pytest.CaptureFixture[s
     assert found["held"] == sum(row["low"] <= row["limit"] <= row["high"] for row in found["rows"])
     assert found["repeated"]["intervals"] == 12
     out, _ = run(capsys, *words)
-    assert "of 4 intervals hold the limit" in out and "over the repeats:" in out
+    assert "of 4 intervals contain the limit" in out and "over the repeats:" in out
     assert run(capsys, *words)[0] == out  # the same seed, the same votes
+
+
+def test_a_name_from_a_file_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "b.jsonl"
+    names = ["\x1b[31mred", "plain", "\x9b2Jclears"]
+    rows = [{"model_a": a, "model_b": b, "winner": "tie", "category": a} for a in names for b in names]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, err = run(capsys, "rank", str(path), "--plot", str(tmp_path / "p.svg"))
+    assert "\\x1b[31mred" in "".join(ElementTree.parse(tmp_path / "p.svg").getroot().itertext())
+    assert "\\x1b[31mred" in out and "\\x9b2Jclears" in out
+    assert not {"\x1b", "\x9b"} & {*out, *err}
+    out, _ = run(capsys, "rank", str(path), "--json")
+    assert {row["model"] for row in json.loads(out)} == set(names) and not {"\x1b", "\x9b"} & {*out}
+    _, err = run(capsys, "rank", str(path), "--category", "none of them", code=2)
+    assert "choose from" in err and not {"\x1b", "\x9b"} & {*err}
+
+
+def test_votes_that_saw_the_names_are_counted_in_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "b.csv"
+    path.write_text("model_a,model_b,winner,anony\nx,y,x,True\ny,x,x,False\n")
+    _, err = run(capsys, "rank", str(path), "--json")
+    assert "1 votes left out: their voters saw the models' names" in err

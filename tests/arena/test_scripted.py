@@ -9,19 +9,22 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.models.learnt import learnt_tokenizer, save_learnt
-from whorl.arena import Battles, Store, fit_bradley_terry
+from whorl.arena import Battles, Store, fit_bradley_terry, scripted
 from whorl.arena.scripted import play, verdict
 from whorl.arena.store import export
-from whorl.base.errors import InputError
+from whorl.arena.store.records import BattleVote
+from whorl.base.errors import FaultError, InputError
 from whorl.base.nouns import Conversation, Message, SamplingParams, Trace
 from whorl.models.config import ModelConfig
 from whorl.models.decoder import Decoder
 from whorl.models.directory import save
+from whorl.tasks.arithmetic import Arithmetic
 from whorl.tasks.task import Example, Grade
 from whorl.text.template import ChatTemplate
 
@@ -53,9 +56,10 @@ class Says:
         self.asked.append(conversation)
         await asyncio.sleep(0)
         return Trace(
-            message=Message(role="assistant", content=(self.text,)),
+            message=Message(role="assistant", content=(self.text,)), prompt_ids=(1, 2),
+            token_ids=tuple(range(len(self.text))), logprobs=(-0.5,) * len(self.text),
             weight_version=f"weights of {self.text!r}",
-        )
+        )  # fmt: skip
 
 
 def meet(store: Store, clients: Mapping[str, Says], battles: int = 24, seed: int = 0) -> Mapping[str, int]:
@@ -99,10 +103,77 @@ def test_votes_that_train_become_pairs(tmp_path: Path) -> None:
         meet(store, {"long": Says("abcdef"), "short": Says("ab")}, battles=10)
         assert not list(store.battles()), "what trains does not rate"
         made = export(store, tmp_path / "out")
-    assert made.preferences == 10
+    assert made.preferences == 10 and made.traces == 20
     lines = (tmp_path / "out" / "preferences.jsonl").read_text().splitlines()
     for record in map(json.loads, lines):
         assert record["chosen"][-1]["content"] == "abcdef" and record["rejected"][-1]["content"] == "ab"
+
+
+def test_replies_keep_their_traces(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "arena.sqlite", train_share=0.5) as store:
+        meet(store, {"long": Says("abcdef"), "short": Says("ab")}, battles=10)
+        for vote in store.battles(consent="none", rated=None):
+            lengths = {"long": 6, "short": 2}
+            assert ("tokens", lengths[vote.model_a], lengths[vote.model_b]) in vote.style, "words otherwise"
+            for turn in store.turns(vote.battle)[1:]:
+                assert turn.trace is not None and turn.trace["prompt_ids"] == [1, 2]
+                assert turn.trace["token_ids"] == list(range(lengths[turn.model or ""]))
+                assert turn.trace["weight_version"] == turn.weight_version != ""
+        made = export(store, tmp_path / "out")
+    traces = [json.loads(line) for line in (tmp_path / "out" / "traces.jsonl").read_text().splitlines()]
+    assert made.traces == len(traces) == 2 * made.preferences == 10
+    for trace in traces:
+        assert len(trace["token_ids"]) == len(trace["logprobs"]) > 0 and trace["weight_version"]
+
+
+TASK = Arithmetic(n_test=200)
+
+
+def prompts_of(store: Store, **which: Any) -> list[tuple[BattleVote, str]]:
+    return [
+        (vote, said.text)
+        for vote in store.battles(consent="none", rated=None, **which)
+        if (said := store.turns(vote.battle)[0].message) is not None
+    ]
+
+
+def test_no_held_out_prompt_ever_trains(tmp_path: Path) -> None:
+    held_out = {example.conversation.messages[0].text for example in TASK.examples("test")}
+    with Store.open(tmp_path / "arena.sqlite") as store:
+        for seed in (0, 1):
+            asyncio.run(play(store, {"x": Says("a"), "y": Says("b")}, [(TASK, ())], battles=60, seed=seed))
+        found = prompts_of(store)
+        assert len(found) >= 100
+        for vote, prompt in found:
+            assert vote.consent == vote.purpose == ("rate" if prompt in held_out else "train")
+            assert vote.rated == (prompt in held_out)
+        assert sum(vote.rated for vote, _ in found) > 40
+        assert len({prompt for _, prompt in found}) == len(found)
+
+
+class Frail(Says):
+    """Breaks off at every third prompt's first asking; from its 20th reply on it is gone for good."""
+
+    async def reply(self, conversation: Conversation, params: SamplingParams) -> Trace:
+        prompts = [asked.messages[-1].text for asked in self.asked]
+        made = await super().reply(conversation, params)
+        first = conversation.messages[-1].text not in prompts
+        if len(prompts) > 20 or (first and len(set(prompts)) % 3 == 0):
+            raise FaultError("the server does not answer")
+        return made
+
+
+def test_a_model_that_dies_costs_no_vote_that_was_cast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripted, "PAUSE", 0.0)
+    with Store.open(tmp_path / "arena.sqlite", train_share=0.0) as store:
+        with pytest.raises(FaultError, match=r"does not answer; (\d+) votes of round 0 are kept") as caught:
+            meet(store, {"x": Says("a"), "frail": Frail("b")}, battles=40)
+        kept = list(store.battles())
+        assert len(kept) == int(str(caught.value).split("; ")[1].split()[0]) >= 8, "asked again, and kept"
+        assert store.verify().ok
+        meet(store, {"x": Says("a"), "y": Says("b")}, battles=3, seed=4)
 
 
 @pytest.mark.parametrize(
@@ -136,11 +207,22 @@ def test_the_command_serves_directories_and_prints_the_board(tmp_path: Path) -> 
     told = json.loads(done.stdout)
     assert sum(told["votes"].values()) == told["rated"] == 6
     assert told["votes"].get("tie (bothbad)", 0) >= 3
+    with Store.open(store) as opened:
+        for vote, _ in prompts_of(opened):
+            _, *replies = opened.turns(vote.battle)
+            assert len(replies) == 2
+            for turn in replies:
+                assert turn.trace is not None and turn.message is not None
+                assert turn.trace["weight_version"] == turn.weight_version
+                assert len(turn.trace["token_ids"]) == len(turn.trace["logprobs"]) > 0
+                assert len(turn.trace["prompt_ids"]) > 0
+                ended = [id for id in turn.trace["token_ids"] if id not in tokenizer.end_ids]
+                assert tokenizer.decode(ended).strip() == turn.message.text.strip()
     assert {row["model"] for row in told["ratings"]} == {"taught", "untaught"}
     again = subprocess.run(
         [*command[:6], *command[5:6], *command[7:]], capture_output=True, text=True, check=False
     )
-    assert again.returncode == 2 and "two models are called" in again.stderr
+    assert again.returncode == 2 and "two models are named" in again.stderr
 
 
 def test_synthetic_models_have_their_own_options() -> None:

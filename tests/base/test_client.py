@@ -27,6 +27,9 @@ def chunk(**delta: Any) -> str:
     return "data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}) + "\n\n"
 
 
+END = "data: " + json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}) + "\n\n"
+
+
 def call(index: int, **function: str) -> dict[str, Any]:
     return {"index": index, "function": function} | ({"id": f"c{index}"} if "name" in function else {})
 
@@ -40,6 +43,7 @@ GOOD = [
 TOLD = {"error": {"message": "the worker\ndied"}}
 STREAMS: dict[str, list[str]] = {
     "good": [*GOOD, "data: [DONE]\n\n"],
+    "no done": [*GOOD, END],
     "no end": GOOD,
     "broken off": [GOOD[3], f"data: {json.dumps(TOLD)}\n\n"],
     "no json": ["data: {nope\n\n"],
@@ -97,7 +101,7 @@ def run(address: str, work: Callable[[OpenAIClient], Awaitable[Any]], model: str
     return asyncio.run(inside())
 
 
-@pytest.mark.parametrize("kind", ["good", "no end", "busy"])
+@pytest.mark.parametrize("kind", ["good", "no done", "busy"])
 def test_a_stream_is_put_together_however_it_is_cut(address: str, kind: str) -> None:
     message, _, _ = run(address, lambda client: whole(client.chat(ASK, PARAMS)), kind)
     assert message == Message(
@@ -109,10 +113,11 @@ def test_a_stream_is_put_together_however_it_is_cut(address: str, kind: str) -> 
 @pytest.mark.parametrize(
     ("kind", "error", "said"),
     [
-        ("broken off", FaultError, "broke off: the worker died"),
-        ("no json", FaultError, "streams no JSON"),
-        ("other shape", FaultError, "otherwise than OpenAI"),
-        ("key", InputError, "refuses the key"),
+        ("no end", FaultError, "closed the stream before the reply was complete"),
+        ("broken off", FaultError, "stopped with an error: the worker died"),
+        ("no json", FaultError, "streamed something other than JSON"),
+        ("other shape", FaultError, "do not follow the OpenAI"),
+        ("key", InputError, "rejects the key"),
         ("crash", FaultError, "failed with 500: Internal Server Error"),
     ],
 )
@@ -123,13 +128,13 @@ def test_what_goes_wrong_is_one_line(address: str, kind: str, error: type[WhorlE
 
 
 def test_addresses_that_are_none(address: str) -> None:
-    with pytest.raises(InputError, match="begins with http"):
+    with pytest.raises(InputError, match="must start with http"):
         OpenAIClient("localhost:8000")
     with pytest.raises(FaultError, match="is the server running"):
         run("http://127.0.0.1:9", lambda client: client.models())
     with pytest.raises(InputError, match="it serves good, other"):
         run(address, lambda client: client.connect(), "unknown")
-    with pytest.raises(FaultError, match="no JSON"):
+    with pytest.raises(FaultError, match="other than JSON"):
         run(address, lambda client: client.reply(ASK, PARAMS), "page")
 
     async def first(client: OpenAIClient) -> str:

@@ -101,12 +101,12 @@ def test_a_boolean_leaves_the_next_word_alone() -> None:
         ("steps='a'", [], "recipe.toml: steps: expected a valid integer, got 'a'"),
         ("steps=3\n[optimizer]\nname='sgd'", [], "optimizer.name: expected 'adamw' or 'muon', got 'sgd'"),
         ("steps=3\noptimizer=3", [], "optimizer: expected a valid dictionary"),
-        ("batch_size=3", [], "steps is missing; give it in the recipe or as --steps VALUE"),
+        ("batch_size=3", [], "steps is missing; set it in the recipe or as --steps VALUE"),
         ("st eps", [], "recipe.toml is not valid TOML"),
         ("steps=3", ["--stepz=3"], "command line: unknown option --stepz; did you mean --steps?"),
         ("steps=3", ["--lr=3"], "did you mean --optimizer.lr?"),
         ("steps=3", ["--optimizer.lr=-1"], "command line: --optimizer.lr: expected greater than 0"),
-        ("steps=3", ["--batch-size=x"], "command line: --batch_size: expected a valid integer, got 'x'"),
+        ("steps=3", ["--batch-size=x"], "command line: --batch-size: expected a valid integer, got 'x'"),
         ("steps=3", ["--batch-size"], "--batch-size needs a value: int"),
     ],
 )
@@ -168,7 +168,8 @@ def test_a_config_is_frozen_and_keyword_only() -> None:
 
 def test_describe_lists_keys_with_type_documentation_and_default() -> None:
     rows = {key: (kind, text) for key, kind, text in describe(Recipe)}
-    assert rows["optimizer.lr"] == ("float", "Peak learning rate. [0.001]")
+    assert rows["optimizer.lr"] == ("float", "Peak learning rate. [5.0]"), "the recipe's, not the class's"
+    assert rows["other.lr"] == ("float", "Peak learning rate. [0.001]")
     assert rows["steps"] == ("int", "(required)")
     assert rows["optimizer.name"][0] == "'adamw' | 'muon'"
     assert rows["paths"] == ("str …", "")

@@ -78,7 +78,7 @@ def test_a_torn_line_is_cut_and_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     with Logbook(tmp_path) as logbook:
         logbook.metric(2, loss=2.0)
     assert series(read_metrics(tmp_path), "loss") == ([1, 2], [1.0, 2.0])
-    assert "cut 15 bytes" in capsys.readouterr().err
+    assert "removed 15 bytes" in capsys.readouterr().err
     assert [(event["kind"], event["bytes"]) for event in read_events(tmp_path)] == [("torn", 15)]
 
 

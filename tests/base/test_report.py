@@ -66,6 +66,10 @@ def run(tmp_path: Path) -> Path:
         logbook.event("sample", step=2001, prompt="</script><script>alert(1)</script>", reply="<b>")
         logbook.event("result", name="digits", value=97.5, unit="%", error=0.8, cases=360, floor=96.0)
         logbook.event("result", name="bits", value=2.5, floor=2.0, lower_is_better=True)
+        logbook.event(
+            "result", name="not below", value=-3.9e-14, unit="points", error=83.4, cases=379, floor=-312.475
+        )
+        logbook.event("result", name="lost", value=1, unit="votes", floor=1, lower_is_better=True)
         logbook.event("stage", name="train", seconds=9.0, budget=10.0)
         logbook.event("finish", step=2001)
     return tmp_path / "a <run>"
@@ -85,6 +89,9 @@ def test_the_page_is_whole_offline_and_escaped(run: Path) -> None:
         "alert(1)",
         "97.5 % ± 0.8 (n = 360)",
         "≥ 96 %",
+        "0 points ± 83 (n = 379)",
+        "≥ -312 points",
+        "< 1 votes",
         "missed",
         "9.0 s of 10 s",
         "steps = 3",

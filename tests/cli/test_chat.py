@@ -22,8 +22,12 @@ from whorl.evals.serving import served
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    directory = save_learnt(tmp_path_factory.mktemp("chat") / "knows")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_learnt(tmp_path_factory.mktemp("chat") / "knows")
+
+
+@pytest.fixture(scope="module")
+def address(directory: Path) -> Iterator[str]:
     with served(directory, "--device", "cpu", "--dtype", "float32", "--memory", "0.05") as found:
         yield found
 
@@ -59,27 +63,38 @@ def test_a_server_that_is_not_there_is_one_line() -> None:
     assert done.returncode != 0 and "is the server running" in done.stderr and "Traceback" not in done.stderr
 
 
+# Makes its standard input the terminal of its session, so that what is typed there can be a signal.
+OWN_TERMINAL = """import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class Terminal:
     def __init__(self, words: list[str]) -> None:
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-        )
+            [sys.executable, "-c", OWN_TERMINAL, *words],
+            stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+        )  # fmt: skip
         os.close(slave)
         self.seen = ""
 
-    def until(self, text: str, seconds: float = 30.0) -> None:
+    def until(self, text: str, seconds: float = 30.0, times: int = 1) -> None:
         deadline = time.monotonic() + seconds
-        while text not in self.seen and time.monotonic() < deadline:
+        while self.seen.count(text) < times and time.monotonic() < deadline:
             if select.select([self.master], [], [], 0.1)[0]:
                 try:
                     self.seen += os.read(self.master, 4096).decode("utf-8", "replace")
                 except OSError:
                     break
-        assert text in self.seen, self.seen
+        assert self.seen.count(text) >= times, self.seen
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode() + b"\n")
+
+    def interrupt(self) -> None:
+        os.write(self.master, b"\x03")
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -132,8 +147,39 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(slow: str) -> None:
         terminal.until("/image FILE")
         assert terminal.seen.count("word") < 1500
         terminal.process.send_signal(signal.SIGINT)
-        terminal.until("/quit ends")
+        terminal.until("/quit to exit")
         terminal.type("/quit")
         assert terminal.process.wait(10) == 0
+    finally:
+        terminal.process.kill()
+
+
+def test_ctrl_c_leaves_the_server_and_what_is_typed_next(directory: Path, tmp_path: Path) -> None:
+    """Typed on the terminal of a chat that serves its own model: at the prompt, and at a question."""
+    terminal = Terminal(command(str(directory)))
+    try:
+        terminal.until("/help", 90)
+        terminal.interrupt()
+        terminal.until("/quit to exit")
+        terminal.type("/tools calculator")
+        terminal.type("2+3?")
+        terminal.until("run it?", 60)
+        prompts = terminal.seen.count("> ")
+        terminal.interrupt()
+        terminal.until("> ", times=prompts + 1)
+        for name in ("stopped", "again"):  # the first line after it is nobody else's
+            terminal.type(f"/save {tmp_path / name}")
+            terminal.type("/help")
+            terminal.until("/image FILE", times=1 if name == "stopped" else 2)
+        for name in ("stopped", "again"):
+            saved = json.loads((tmp_path / name).read_text())["messages"]
+            assert saved == [{"role": "user", "content": "2+3?"}], "no call without its result"
+        terminal.type("/new")
+        terminal.type("2+3?")
+        terminal.until("run it?", 60, times=2)
+        terminal.type("y")
+        terminal.until("It is five.", 60)
+        terminal.type("/quit")
+        assert terminal.process.wait(30) == 0
     finally:
         terminal.process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
+from whorl.base.config import load_config
 from whorl.base.errors import InputError
+from whorl.base.fields import _shown, describe
 from whorl.cli.config_command import ConfigCommand
+from whorl.cli.main import whorl_command
 
 RECIPE = f"{Path(__file__).parent / 'recipe_for_tests.py'}:Outer"
 
@@ -77,3 +82,49 @@ def test_help_lists_the_keys() -> None:
     shown = CliRunner().invoke(verb, ["--help"]).output
     assert "--inner.rate float" in shown
     assert "How fast. [0.5]" in shown
+
+
+def config_commands(group: click.Group | None = None) -> Iterator[ConfigCommand]:
+    """Every verb of ours that takes a configuration."""
+    group = group or whorl_command
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from config_commands(command)
+        elif isinstance(command, ConfigCommand):
+            yield command
+
+
+@pytest.mark.parametrize("command", [*config_commands()], ids=lambda command: command.model_name)
+def test_the_help_shows_the_defaults_that_are_taken(command: ConfigCommand) -> None:
+    """Of each key the default as it is where nothing is said: not the one of the section's class."""
+    given = REQUIRED.get(command.model_name, ())
+    config = load_config(command.model, None, given)
+    said = {word.removeprefix("--").partition("=")[0] for word in given}
+    seen = 0
+    for key, _, text in describe(command.model):
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part, None)
+        if key in said or "(required)" in text or isinstance(value, type(None) | BaseModel):
+            continue
+        seen += 1
+        assert text.endswith(_shown(value)), f"--{key}: {text!r}, and {value!r} is taken"
+    assert seen > 2
+
+
+# What a verb's configuration wants: nothing else is said.
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "whorl.post.config:DpoConfig": ("--model=m", "--pairs=p"),
+    "whorl.post.config:SftConfig": ("--model=m", "--chats=c"),
+    "whorl.train.recipe:TrainRecipe": ("--tokens=t", "--start=m", "--train.steps=3"),
+    "whorl.serve.config:ServeConfig": ("--models=m",),
+}
+
+
+def test_help_of_dpo() -> None:
+    done = CliRunner().invoke(whorl_command, ["dpo", "--help"])
+    text = " ".join(done.output.split())
+    assert "--train.optim.lr float [5e-05]" in text and "--train.optim.muon-lr float [0.0005]" in text
+    assert "--too-long " in text and "--too_long" not in text

@@ -22,7 +22,7 @@ from whorl.kernels.device import choose_device, compile_problem, self_test
 def test_json_names_every_part_and_agrees_with_the_machine() -> None:
     done = subprocess.run([sys.executable, "-m", "whorl", "doctor", "--json"], capture_output=True, text=True)
     found = {check["name"]: check for check in json.loads(done.stdout)}
-    assert {"python", "cpu", "memory", "disk", "torch", "gpu", "compiler"} <= set(found)
+    assert {"python", "cpu", "memory", "disk", "torch", "gpu", "compiler", "kernels"} <= set(found)
     assert platform.python_version() in found["python"]["found"]
     assert torch.__version__ in found["torch"]["found"]
     assert f"{psutil.virtual_memory().total / 2**30:.1f} GiB" in found["memory"]["found"]
@@ -37,7 +37,9 @@ def test_without_a_compiler_it_says_so_and_how_to_get_one(tmp_path: Path) -> Non
         text=True,
         env={**os.environ, "PATH": str(tmp_path)},
     )
-    [compiler] = [check for check in json.loads(done.stdout) if check["name"] == "compiler"]
+    found = {check["name"]: check for check in json.loads(done.stdout)}
+    compiler = found["compiler"]
+    assert "no C++ compiler was found" in found["kernels"]["found"] and found["kernels"]["remedy"]
     assert compiler["state"] == "missing"
     assert "eagerly" in compiler["remedy"]
     assert done.returncode == 0
@@ -72,7 +74,7 @@ def test_the_device_is_one_that_computes() -> None:
 
 def test_a_device_that_is_not_here_is_refused_with_the_reason() -> None:
     absent = "mps" if not torch.backends.mps.is_available() else "cuda"
-    with pytest.raises(InputError, match=f"device {absent} does not work here: torch .* sees no {absent}"):
+    with pytest.raises(InputError, match=f"device {absent} does not work here: torch .* finds no {absent}"):
         choose_device(absent)
     with pytest.raises(InputError, match="'tpu' is not one of cuda, mps, cpu"):
         choose_device("tpu")

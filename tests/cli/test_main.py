@@ -38,7 +38,7 @@ def test_help_names_every_verb() -> None:
     ("words", "said"),
     [
         (["trian"], "unknown verb 'trian'; did you mean train?"),
-        (["xyzzy"], "unknown verb 'xyzzy'; there are quickstart, "),
+        (["xyzzy"], "unknown verb 'xyzzy'; choose from quickstart, "),
         (["runs", "shw"], "Did you mean 'show'"),
         (["runs", "list", "--jsn"], "Did you mean '--json'"),
         (["runs", "show"], "Missing argument 'RUN'"),
@@ -123,7 +123,7 @@ def test_a_missing_library_ends_a_real_command_with_one_line(tmp_path: Path) -> 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "whorl: jinja2 is not installed and this needs it; run: pip install 'whorl[text]'\n"
+    assert done.stderr == "whorl: jinja2 is required but not installed; run: pip install 'whorl[text]'\n"
 
 
 def test_a_disk_that_takes_no_more_is_one_line(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_disk_that_takes_no_more_is_one_line(tmp_path: Path) -> None:
     limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash", *words]
     done = subprocess.run(limited, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert "File too large" in done.stderr and "run it again" in done.stderr
+    assert "File too large" in done.stderr and "run the command again" in done.stderr
     assert not [one for one in (tmp_path / "run").iterdir() if one.suffix in (".part", ".html")]
 
 

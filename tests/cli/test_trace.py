@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from whorl.arena.store.exporting import export
+from whorl.arena.store.store import Store
 from whorl.base.config import Config
 from whorl.base.files import JsonLines, sha256_file, sha256_input
 from whorl.base.logbook import Logbook
+from whorl.base.nouns import Message
 from whorl.data.dataset import read_dataset
 from whorl.data.pipeline import run as run_data
 from whorl.data.steps import ExactDedup
@@ -114,7 +117,7 @@ def test_what_changed_or_is_gone_is_said(root: Path, tmp_path: Path) -> None:
     text = (moved / "runs" / "base" / "events.jsonl").read_text().replace(str(root), str(moved / "gone"))
     (moved / "runs" / "base" / "events.jsonl").write_text(text)
     shown = trace(version, "--root", str(moved)).stdout
-    assert "chats.jsonl" in shown and "changed since" in shown and "not there any more" in shown
+    assert "chats.jsonl" in shown and "changed since" in shown and "not found" in shown
 
 
 @pytest.mark.parametrize(("version", "said"), [("a" * 64, "no run under"), ("abc", "too short")])
@@ -132,3 +135,44 @@ def test_an_adapter_names_both(root: Path) -> None:
     both = json.loads(done.stdout)["origin"]["origins"]
     assert [one["kind"] for one in both] == ["weights", "adapter"]
     assert both[1]["origins"][0]["name"] == "tuned"
+
+
+def exported(folder: Path, version: str) -> Path:
+    """An export of the arena, from a store with one battle whose replies have traces."""
+    with Store.open(folder / "arena.sqlite", train_share=1.0) as store:
+        judge = store.add_person("judge")
+        for name in ("x", "y"):
+            store.add_model(name)
+        asked = (Message(role="user", content=("Which town is the capital of Peru?",)),)
+        pair = store.start_battle(judge.id, asked, model_a="x", model_b="y", probability=1.0, consent="train")
+        for side, text in (("a", "Lima."), ("b", "No idea.")):
+            said = Message(role="assistant", content=(text,))
+            store.say(
+                pair.id, said, side=side, weight_version=version,  # type: ignore[arg-type]
+                trace={"prompt_ids": [1, 2], "token_ids": [3, 4], "finish": "stop"},
+            )  # fmt: skip
+        store.vote(pair.id, "model_a", person=judge.id)
+        return export(store, folder / "votes").path
+
+
+def test_from_a_trace_of_an_export(root: Path, tmp_path: Path) -> None:
+    version = weight_version(root / "runs" / "chat" / "model")
+    votes = exported(tmp_path, version)
+    records = [json.loads(line) for line in (votes / "traces.jsonl").read_text().splitlines()]
+    assert len(records) == 2
+    for record in records:
+        done = trace(str(votes / "traces.jsonl"), "--id", record["trace"], "--root", str(root), "--json")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["origin"]["hash"] == version and found["reply"]["id"] == record["trace"]
+        assert found["reply"]["message"]["content"] in ("Lima.", "No idea.")
+    shown = trace(str(votes / "traces.jsonl"), "--root", str(root))
+    assert shown.returncode == 0 and "reply" in shown.stdout
+    for name in ("conversations.jsonl", "preferences.jsonl"):
+        (votes / name).unlink()
+    alone = trace(str(votes / "traces.jsonl"), "--root", str(root), "--json")
+    assert json.loads(alone.stdout)["origin"]["hash"] == version, "a trace names its weights by itself"
+    nameless = [{name: one[name] for name in one if name != "weight_version"} for one in records]
+    (votes / "traces.jsonl").write_text("".join(json.dumps(one) + "\n" for one in nameless))
+    lost = trace(str(votes / "traces.jsonl"), "--root", str(root))
+    assert lost.returncode == 2 and "names no weight_version" in lost.stderr

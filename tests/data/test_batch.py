@@ -48,10 +48,10 @@ IMAGE = {
         ({"weights": np.array([1, 1, 1, 1], np.float32)}, "padding has weight"),
         ({"weights": np.array([1, np.nan, 1, 0], np.float32)}, "finite"),
         ({"tokens": np.array([1, -2, 3, 0], np.int32)}, "0 or more"),
-        (IMAGE | {"grids": np.array([[2, 2]], np.int32)}, "4 patches, pixels of 2"),
+        (IMAGE | {"grids": np.array([[2, 2]], np.int32)}, "4 patches, pixels 2"),
         (IMAGE | {"image_positions": np.array([0, 4], np.int64)}, r"\[0, 4\)"),
         (IMAGE | {"image_positions": np.array([1, 1], np.int64)}, "distinct"),
-        (IMAGE | {"pixels": None}, "pixels of 0"),
+        (IMAGE | {"pixels": None}, "pixels 0"),
     ],
 )
 def test_a_batch_that_disagrees_with_itself_is_refused(changes: dict[str, object], message: str) -> None:

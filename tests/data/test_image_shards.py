@@ -30,7 +30,7 @@ def test_equal_images_are_kept_once_and_read_back(tmp_path: Path) -> None:
     bins = sorted(tmp_path.glob("*.bin"))
     assert len(bins) == 4 and sum(path.stat().st_size for path in bins) == sum(map(len, IMAGES))
     assert "0" * 64 not in shards
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="contains no image"):
         shards["0" * 64]
 
 

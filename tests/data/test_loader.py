@@ -207,7 +207,7 @@ def test_bad_sizes_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             PretrainBatches(tokens, **({"length": 8, "micro_batches": 1, "seed": 0} | settings_))
-    with pytest.raises(DataError, match="nothing to learn from in split 'test'"):
+    with pytest.raises(DataError, match="nothing to train on in split 'test'"):
         PretrainBatches(tokens, length=8, micro_batches=1, seed=0, split="test")
     with pytest.raises(InputError, match="rank 2 is not one of 2"):
         PretrainBatches(tokens, length=8, micro_batches=1, seed=0).at(0, rank=2, world=2)

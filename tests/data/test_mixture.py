@@ -62,7 +62,7 @@ def test_far_seeks_cost_no_walk() -> None:
         ([{"name": "a", "weight": 0, "size": 1}], "above 0"),
         ([{"name": "a", "weight": float("nan"), "size": 1}], "above 0"),
         ([{"name": "a", "weight": 1, "size": 0}], "empty"),
-        ([{"name": "a", "weight": 1, "size": 10, "epochs": 0.01}], "not one sample"),
+        ([{"name": "a", "weight": 1, "size": 10, "epochs": 0.01}], "less than one sample"),
         ([{"name": "a", "weight": 1, "size": 1}] * 2, "must differ"),
     ],
 )

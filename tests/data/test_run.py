@@ -230,7 +230,7 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_killed_at_any_stage_it_goes_on_to_the_same_bytes(
     tmp_path: Path, functions: Path, workers: int
 ) -> None:
@@ -352,15 +352,15 @@ def test_inputs_of_which_nothing_is_left(tmp_path: Path) -> None:
 def test_steps_that_do_not_fit(tmp_path: Path, functions: Path) -> None:
     folder = corpus(tmp_path / "in", count=10)
     cases: list[tuple[list[Any], str]] = [
-        ([ExactDedup(), Keep("few", f"{functions}:few")], "comes too late"),
-        ([Split(), Split()], "one of its kind"),
+        ([ExactDedup(), Keep("few", f"{functions}:few")], "is out of order"),
+        ([Split(), Split()], "only one step of its kind"),
         ([Keep("few", f"{functions}:few"), Keep("few", f"{functions}:count")], "two steps named"),
         ([Keep("few", lambda document: None)], "cannot be sent"),
         ([Keep("few", f"{functions}:feww")], "did you mean few"),
         ([Keep("gopher_qualty")], "did you mean gopher_quality"),
         ([Annotate("rps_doc_word_cuont")], "did you mean rps_doc_word_count"),
         ([Keep("x", "nowhere.py:f")], "nowhere.py"),
-        (["exact"], "is no step"),
+        (["exact"], "is not a step"),
     ]
     for unfit, message in cases:
         with pytest.raises(InputError, match=message) as caught:
@@ -433,7 +433,7 @@ def test_a_changed_or_missing_file_is_found(tmp_path: Path) -> None:
     (tmp_path / "out/manifest.json").write_text(json.dumps({**manifest, "format": 99}))
     with pytest.raises(InputError, match="format 99"):
         open_manifest(tmp_path / "out")
-    with pytest.raises(InputError, match="no finished dataset"):
+    with pytest.raises(InputError, match="not a finished dataset"):
         list(read_dataset(tmp_path))
 
 
@@ -464,7 +464,7 @@ def test_the_pool_gives_every_result_once_and_goes_on_after_an_error() -> None:
         with pytest.raises(RuntimeError, match="TypeError: bad operand"):
             list(pool.run(abs, [1, "x", 2, 3]))
         assert dict(pool.run(abs, range(-5, 5))) == {n: abs(n - 5) for n in range(10)}
-        with pytest.raises(FaultError, match="died twice over 0"):
+        with pytest.raises(FaultError, match="died twice on 0"):
             dict(pool.run(os._exit, [0, 0]))
         assert dict(pool.run(abs, [-1, -2])) == {0: 1, 1: 2}
 

@@ -20,6 +20,7 @@ class Asked:
         self.url = ""
         self.conversations: list[list[dict[str, Any]]] = []
         self.keys: set[str] = set()
+        self.models: set[str] = set()
 
 
 class Server(ThreadingHTTPServer):
@@ -50,6 +51,7 @@ def serving(says: Says, *names: str) -> Iterator[Asked]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.conversations.append(body["messages"])
+            asked.models.add(body["model"])
             asked.keys.add(self.headers.get("Authorization", ""))
             message = {"role": "assistant", "content": says(body["messages"])}
             self.answer({"choices": [{"message": message, "finish_reason": "stop"}]})

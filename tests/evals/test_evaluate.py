@@ -7,23 +7,27 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.evals.judges import serving
 from tests.models.learnt import CALCULATOR, DARK, LIGHT, SUM, save_learnt
-from whorl.base.client import OpenAIClient
+from whorl.base.client import OpenAIClient, Scored
 from whorl.base.errors import DataError, InputError
 from whorl.base.files import read_json
 from whorl.base.nouns import Conversation, Message, SamplingParams, Trace
-from whorl.evals import OwnTask, Report, evaluate, find_task, paired, served
+from whorl.evals import OwnTask, Report, evaluate, find_task, find_tasks, paired, served
+from whorl.evals.evaluation import compare
 from whorl.evals.grading import Graded, TaskReport
 from whorl.evals.likelihood import score_tokens
 from whorl.models import load
 from whorl.models.likelihood import log_probs
+from whorl.tasks.estimate import Estimate
 from whorl.tasks.likelihood import Likelihood
 from whorl.tasks.task import Example, Grade
 from whorl.text.tokenizer import Tokenizer
@@ -174,9 +178,17 @@ def test_a_judge_is_read_strictly(tmp_path: Path, says: str, score: float, reaso
         ('{"prompt": "x", "reference": "y", "grade": "nearly"}', "bad.jsonl:1: grade is"),
         ('{"prompt": "x", "grade": "exact"}', "bad.jsonl:1: reference is missing"),
         ('{"reference": "x", "grade": "exact"}', "bad.jsonl:1: prompt is missing"),
-        ('{"prompt": "x", "reference": "y", "grade": "exact", "why": 1}', "bad.jsonl:1: 'why' is no field"),
-        ('{"prompt": ', "bad.jsonl:1"),
-        ("", "holds no question"),
+        (
+            '{"prompt": "x", "reference": "y", "grade": "exact", "why": 1}',
+            "bad.jsonl:1: 'why' is not a field",
+        ),
+        ('{"prompt": ', "bad.jsonl:1: not valid JSON"),
+        (
+            '{"prompt": "x", "reference": "y", "grade": "exact", "id": "q"}\n'
+            '{"prompt": "z", "reference": "y", "grade": "exact", "id": "q"}',
+            "bad.jsonl:2: the id 'q' is already on .*bad.jsonl:1",
+        ),
+        ("", "contains no questions"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
@@ -216,3 +228,149 @@ def test_the_verb_over_a_directory_and_against_a_server(
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert wrong.returncode == 2 and "config.json" in wrong.stderr.splitlines()[-1], wrong.stderr
+
+
+def test_files_of_one_name_are_two_tasks(tmp_path: Path) -> None:
+    words = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "q.jsonl").write_text(
+            json.dumps({"prompt": folder, "reference": "y", "grade": "exact", "id": "1"}) + "\n"
+        )
+        words.append(str(tmp_path / folder / "q.jsonl"))
+    assert [task.name for task, _ in find_tasks(words)] == words
+    assert [task.name for task, _ in find_tasks([words[0], "arithmetic"])] == ["q", "arithmetic"]
+    for twice in (["arithmetic", "arithmetic"], [words[0], words[0]]):
+        with pytest.raises(InputError, match="are the same task"):
+            find_tasks(twice)
+
+
+def test_ids_that_repeat_are_compared_one_by_one() -> None:
+    """A task of one's own may give an id to several cases: a model against itself has no difference."""
+    conversation = Conversation(messages=(Message(role="user", content=("x",)),))
+    example = Example(id="same", conversation=conversation, reference="x")
+    cases = tuple(Graded(example, conversation, Grade(score=score)) for score in (0.0, 1.0))
+    report = Report("m", (TaskReport("t", cases), TaskReport("t", cases[::-1])))
+    assert [(row["difference"], row["error"]) for row in compare(report, report)] == [(0, 0), (0, 0)]
+
+
+@pytest.mark.parametrize(("count", "clear"), [(2, False), (5, False), (6, True)])
+def test_a_few_cases_that_all_agree_are_no_proof(count: int, clear: bool) -> None:
+    one, other = reports([1.0] * count, [0.0] * count)
+    (row,) = compare(Report("a", (one,)), Report("b", (other,)))
+    assert row["error"] == 0 and row["beyond_noise"] is clear
+    (shown,) = Report("a", (one,)).figures()
+    assert shown["error"] == 0 and shown["high"] == 1.0
+    assert shown["low"] == pytest.approx(Estimate.of([1.0] * count).wilson()[0])
+
+
+def test_texts_are_compared_in_bits_a_byte(address: str) -> None:
+    class Twice:
+        """Every text as likely as at the server, but for half as many bits."""
+
+        def __init__(self, client: OpenAIClient) -> None:
+            self.client = client
+
+        async def reply(self, conversation: Conversation, params: SamplingParams) -> Trace:
+            return await self.client.reply(conversation, params)
+
+        async def score(self, text: str | Sequence[int]) -> Scored:
+            found = await self.client.score(text)
+            return replace(found, logprobs=tuple(value / 2 for value in found.logprobs))
+
+    texts = [("a", "light, then dark"), ("b", "It is five. 2+3?"), ("c", "dark")]
+    tasks: list[Any] = [(Likelihood(texts={"test": texts}), ())]
+
+    async def inside() -> tuple[Report, Report]:
+        async with OpenAIClient(address) as client:
+            return await evaluate(Twice(client), tasks), await evaluate(client, tasks)
+
+    better, plain = asyncio.run(asyncio.wait_for(inside(), 120))
+    (row,) = compare(better, plain)
+    whole = plain.figures()[0]["value"]
+    assert row["unit"] == "bits/byte" and row["difference"] == pytest.approx(-whole / 2)
+
+
+def evaluated(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "whorl", "eval", *words], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_a_question_that_is_too_long_is_named_and_counts_as_0(address: str, questions: Path) -> None:
+    with questions.open("a") as file:
+        long = {"prompt": "dark " * 5000, "reference": "x", "grade": "contains", "id": "long"}
+        file.write(json.dumps(long) + "\n")
+    done = evaluated(address, "--tasks", str(questions), "--json", "--out", str(questions.parent / "o.json"))
+    (row,) = json.loads(done.stdout)["figures"]
+    assert row["cases"] == 4 and row["refused"] == 1 and row["value"] == pytest.approx(2 / 4)
+    assert f"{questions}:4 was refused" in done.stderr and "it counts as 0" in done.stderr
+    (case,) = [one for one in read_json(questions.parent / "o.json")["cases"] if one["id"] == "long"]
+    assert case["score"] == 0 and "context" in case["reason"]
+    shown = evaluated(address, "--tasks", str(questions)).stdout
+    assert "1 refused" in shown and "95 %" in shown
+    questions.write_text(json.dumps(long) + "\n")
+    done = evaluated(address, "--tasks", str(questions), code=2)
+    assert f"all of its 1 cases were rejected; the first, {questions}:1" in done.stderr
+    assert not done.stdout
+
+
+def test_each_server_has_its_own_key_and_the_name_that_is_asked(tmp_path: Path) -> None:
+    line = {"prompt": "Why?", "reference": "Because.", "grade": "judge"}
+    (tmp_path / "judged.jsonl").write_text((json.dumps(line) + "\n") * 130)  # more than are asked at a time
+    (tmp_path / "one.jsonl").write_text(json.dumps(line) + "\n")
+    keys = {name: tmp_path / name for name in ("mine", "theirs", "wise")}
+    for name, path in keys.items():
+        path.write_text(f"key-of-{name}\n")
+    with (
+        serving(lambda messages: "Therefore.", "first", "second") as mine,
+        serving(lambda messages: "No.", "one", "two") as theirs,
+        serving(
+            lambda messages: "verdict: " + ("right" if "Therefore" in str(messages) else "wrong")
+        ) as wise,
+    ):
+        done = evaluated(
+            f"{mine.url}#second", "--against", f"{theirs.url}#two", "--judge", wise.url,
+            "--tasks", str(tmp_path / "judged.jsonl"), "--json",
+            "--api-key-file", str(keys["mine"]), "--against-key-file", str(keys["theirs"]),
+            "--judge-key-file", str(keys["wise"]),
+        )  # fmt: skip
+        assert [one.keys for one in (mine, theirs, wise)] == [
+            {f"Bearer key-of-{name}"} for name in ("mine", "theirs", "wise")
+        ]
+        assert mine.models == {"second"} and theirs.models == {"two"}
+        asked = len(mine.conversations)
+        for words, said in (
+            (("--against", f"{theirs.url}#three"), "serves no model 'three'; it serves one, two"),
+            (("--against", str(tmp_path)), "no config.json"),
+            (("--against", theirs.url, "--against-key-file", str(tmp_path / "none")), "--against-key-file"),
+            (("--out", str(tmp_path)), "--out"),
+            (("--out", "/proc/none/x.json"), "--out"),
+        ):
+            refused = evaluated(mine.url, "--tasks", "arithmetic", *words, code=2)
+            assert said in refused.stderr
+        assert len(mine.conversations) == asked, "all is looked at before the first question"
+        assert "names no task" in evaluated(mine.url, "--tasks", ",", code=2).stderr
+        one = evaluated(mine.url, "--against", theirs.url, "--judge", wise.url, "--json",
+                        "--tasks", str(tmp_path / "one.jsonl"))  # fmt: skip
+    assert json.loads(done.stdout)["differences"][0]["beyond_noise"]
+    row = json.loads(one.stdout)
+    assert row["figures"][0]["value"] == 1.0 and row["figures"][0]["error"] == 0
+    assert row["differences"][0]["difference"] == 1.0 and row["differences"][0]["error"] is None
+    assert "NaN" not in one.stdout
+
+
+def test_what_was_measured_is_shown_where_the_other_model_fails(tmp_path: Path) -> None:
+    line = {"prompt": "Why?", "reference": "Because.", "grade": "contains"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n")
+
+    def breaks(messages: list[dict[str, Any]]) -> str:
+        raise ConnectionError("as a server that is killed")
+
+    with serving(lambda messages: "Because.") as mine, serving(breaks) as theirs:
+        words = (mine.url, "--against", theirs.url, "--tasks", str(tmp_path / "q.jsonl"), "--json")
+        done = evaluated(*words, code=1)
+    assert json.loads(done.stdout)["figures"][0]["value"] == 1.0 and theirs.url in done.stderr

@@ -70,6 +70,9 @@ def compared(says: Says, answers: Any = ANSWERS, questions: list[Question] = QUE
         ("verdict: A\nverdict: B", None), ("verdict: A or B", None), ("A", None), ("verdict:", None),
         ("verdict: a tie", None), ("verdict: C", None), ("verdict: a", None), ("verdict: A, B or tie", None),
         ("My verdict: A because it is shorter", None), ("verdict:\nA", None),
+        ("<think>verdict: B? No.\nverdict: B\n</think>\nverdict: A", "A"),
+        ("verdict: B\n</think>verdict: A", "A"),
+        ("<think>I am leaning to\nverdict: A", None), ("<think>verdict: A</think>", None),
     ],
 )  # fmt: skip
 def test_a_verdict_is_one_of_the_words_or_none(said: str, value: str | None) -> None:
@@ -255,7 +258,7 @@ def test_what_was_judged_is_not_asked_again(tmp_path: Path) -> None:
         asyncio.run(inside(server.url, "another"))
         assert len(server.conversations) == 94 + 72, "another judge is asked everything"
     kept.write_text('{"x": 1}\n')
-    with pytest.raises(DataError, match=r"verdicts\.jsonl:1: no verdict of ours"):
+    with pytest.raises(DataError, match=r"verdicts\.jsonl:1: not a verdict written by whorl judge"):
         KeptJudge(None, kept, "judge")  # type: ignore[arg-type]
 
 
@@ -273,15 +276,15 @@ def test_answers_are_written_as_they_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ({"question_id": 1}, "q.jsonl:2: fields are question_id; a question has turns"),
+        ({"question_id": 1}, "q.jsonl:2: fields are question_id; a question needs turns"),
         ({"question_id": 1, "turns": []}, "q.jsonl:2: turns must be a list of texts"),
         ({"question_id": 1, "turns": "x"}, "q.jsonl:2: turns must be a list of texts"),
         ({"question_id": 1, "turns": ["x", ""]}, "q.jsonl:2: turns must be a list of texts"),
-        ({"question_id": 0, "turns": ["x"]}, "q.jsonl:2: question 0 is on .*q.jsonl:1 already"),
+        ({"question_id": 0, "turns": ["x"]}, "q.jsonl:2: question 0 is already on .*q.jsonl:1"),
         ({"id": 1, "turns": ["x"], "reference": ["a", "b"]}, "reference has 2 answers for 1 turns"),
         ({"id": 1, "prompt": 3}, "prompt must be a text"),
         ({"id": 1, "prompt": [{"role": "assistant", "content": "x"}]}, "must end with the user's turn"),
-        (["x"], "q.jsonl:2: a question is a JSON object"),
+        (["x"], "q.jsonl:2: a question must be a JSON object"),
     ],
 )
 def test_a_bad_question_is_named(tmp_path: Path, line: Any, said: str) -> None:

@@ -82,8 +82,8 @@ def test_mistakes_are_one_line(tmp_path: Path, questions: Path) -> None:
     old = str(tmp_path / "old.jsonl")
     url = ("--judge", "http://127.0.0.1:9", "--questions", str(questions))
     for words, said in (
-        ((old, old, *url), "two of the models are called old"),
-        ((old, *url, "--battles", "x.csv"), "--battles needs two models"),
+        ((old, old, *url), "two models are named old"),
+        ((old, *url, "--battles", "x.csv"), "--battles needs at least two models"),
         (
             (old, "--judge", "http://x", "--questions", str(tmp_path / "gone.jsonl")),
             "gone.jsonl does not exist",
@@ -94,3 +94,26 @@ def test_mistakes_are_one_line(tmp_path: Path, questions: Path) -> None:
         assert said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     unreached = judge(old, *url, code=1)
     assert "does not answer" in unreached.stderr and "--verdicts FILE" in unreached.stderr
+
+
+def test_a_judge_that_cannot_be_read_is_no_success(tmp_path: Path, questions: Path) -> None:
+    write_answers(tmp_path / "old.jsonl", "old", TURNS)
+    write_answers(tmp_path / "new.jsonl", "new", dict.fromkeys(TURNS, ("short", "short")))
+    files = [str(tmp_path / name) for name in ("old.jsonl", "new.jsonl")]
+    with serving(lambda messages: "Who knows.") as wise:
+        for given in (files, files[:1]):
+            done = judge(*given, "--questions", str(questions), "--judge", wise.url, code=2)
+            assert "no verdict of model could be read" in done.stderr.splitlines()[-1]
+            assert "Who knows." in done.stdout
+
+
+def test_all_models_are_there_before_one_is_asked(tmp_path: Path, questions: Path) -> None:
+    with serving(lambda messages: "Fine.", "first") as server:
+        for words, said in (
+            ((f"{server.url}#second", "--judge", server.url), "serves no model 'second'"),
+            ((server.url, str(tmp_path), "--judge", server.url), "no config.json"),
+            ((server.url, "--judge", f"{server.url}#wise"), "serves no model 'wise'"),
+        ):
+            done = judge(*words, "--questions", str(questions), code=2)
+            assert said in done.stderr.splitlines()[-1]
+        assert not server.conversations

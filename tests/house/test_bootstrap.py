@@ -80,7 +80,7 @@ def test_an_installed_environment_is_taken_as_it_is(tmp_path: Path) -> None:
     ).stdout
     (place / ".venv" / ".whorl-dev").write_text(stamp)
     done = bootstrap("test", "--room", "data", "--", "-k", "x", where=place)
-    assert done.stdout == "ran: -m pytest tests/data -n 2 --dist loadfile -k x\n"
+    assert done.stdout == "ran: -m pytest tests/data -n 3 --dist loadfile --no-loadscope-reorder -k x\n"
     assert bootstrap("demo", where=place).stdout == "ran: -m whorl quickstart\n"
     done = bootstrap("test", "--room", "dat", where=place)
     assert done.returncode == 2

@@ -19,6 +19,8 @@ ROOMS = sorted(path.parent.name for path in (ROOT / "whorl").glob("*/__init__.py
 CORE = ("base", "cli")
 # torch's CUDA builds bring the triton that fits them; elsewhere nobody imports it, or does without it.
 BROUGHT = {"kernels": {"triton"}}
+# A package's other half: pydantic pins the exact core it comes with, and its guide imports from both.
+HALVES = {"pydantic_core": "pydantic"}
 
 
 def plain(name: str) -> str:
@@ -67,5 +69,6 @@ def test_a_rooms_extra_installs_what_it_imports(room: str) -> None:
     for module, path in imported_by(room).items():
         if module in BROUGHT.get(room, ()):
             continue
-        owners = {plain(name) for name in distributions.get(module, [module])}
+        whole = HALVES.get(module, module)
+        owners = {plain(name) for name in distributions.get(whole, [whole])}
         assert owners & allowed, f"{path} imports {module}, which the extra {room!r} does not install"

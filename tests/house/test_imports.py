@@ -78,3 +78,26 @@ def test_a_verbs_help_imports_no_torch(verb: str) -> None:
         f"main(['{verb}', '--help'])"
     )
     assert "torch" not in tops(modules_after(code))
+
+
+COMPILER = {"torch._dynamo", "torch._inductor", "sympy", "triton"}
+READING = """
+import tempfile, torch
+from whorl.models.config import ModelConfig
+from whorl.models.context import Packed
+from whorl.models.decoder import Decoder
+from whorl.models.directory import load, save
+config = ModelConfig(
+    vocab_size=9, d_model=16, n_layers=1, n_heads=1, n_kv_heads=1, head_dim=16, d_ff=16, context=8
+)
+with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+    save(Decoder(config), folder)
+    load(folder)(torch.arange(8), Packed([8]))
+"""
+
+
+@pytest.mark.parametrize("code", ["import whorl.serve.worker", READING], ids=["the worker", "a model"])
+def test_serving_imports_no_compiler(code: str) -> None:
+    """It is a second and a half and 150 MB in every process, for those alone who compile."""
+    found = modules_after(code)
+    assert "torch" in found and not COMPILER & found

@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib import import_module
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -99,8 +100,18 @@ def test_neighbours_move_no_bit(dtype: torch.dtype, window: int | None) -> None:
         assert torch.equal(alone.call(kernel, spec), whole[rows])
 
 
+def rows_have_their_own_bits() -> bool:
+    """On a GPU, yes. The interpreter multiplies with numpy, whose BLAS on some CPUs sums a row otherwise
+    at another place of its block."""
+    if DEVICE.type == "cuda":
+        return True
+    block, other = np.random.default_rng(0).standard_normal((2, 64, 64), dtype=np.float32)
+    return all(np.array_equal(np.roll(block, n, 0) @ other, np.roll(block @ other, n, 0)) for n in range(64))
+
+
 def test_cuts_between_chunks_of_a_prompt_move_no_bit() -> None:
     """As long as a chunk is one of many queries."""
+    exact = rows_have_their_own_bits()
     spec = AttentionSpec(scale=0.2, window=50)
     made = there(step((150,), (150,), slots=16, d=32))
     whole = made.call(kernel, spec)
@@ -108,7 +119,10 @@ def test_cuts_between_chunks_of_a_prompt_move_no_bit() -> None:
         chunk = replace(
             made, q=made.q[start:stop], offsets=torch.tensor([0, stop - start]), lengths=torch.tensor([stop])
         )
-        assert torch.equal(chunk.call(kernel, spec), whole[start:stop])
+        given = chunk.call(kernel, spec)
+        assert torch.equal(given, whole[start:stop]) or (
+            not exact and difference(given, whole[start:stop]) <= 1e-6
+        )
 
 
 def test_what_lies_behind_the_last_sequence_is_zero() -> None:

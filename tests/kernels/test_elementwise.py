@@ -73,9 +73,9 @@ def test_damage_comes_through(name: str, dtype: torch.dtype, value: float) -> No
 @pytest.mark.parametrize("name", calls(torch.float32))
 def test_gradients_are_autograds(name: str) -> None:
     call = calls(torch.float32)[name]
-    x = torch.randn(2, 2, SIZE, dtype=torch.float64, requires_grad=True)
-    assert call(x.float()).requires_grad
     generator = torch.Generator().manual_seed(2)
+    x = torch.randn(2, 2, SIZE, dtype=torch.float64, generator=generator).requires_grad_()
+    assert call(x.float()).requires_grad
     step = torch.randn(x.shape, generator=generator, dtype=torch.float64)
     [grad] = torch.autograd.grad(call(x.float()).double().sum(), x)
     with torch.no_grad():

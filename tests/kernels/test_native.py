@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from whorl.kernels import native
+from whorl.kernels import native, native_trial
 from whorl.kernels.device import compiler_available
 
 TRAIN = """
@@ -50,4 +50,42 @@ def test_loading_them_leaves_subnormal_numbers_alone(tmp_path: Path) -> None:
 
 
 def test_the_status_says_what_runs() -> None:
-    assert native.status() == "native" or native.status().startswith("C++ kernels are off: ")
+    assert native.status() == "native" or native.status().startswith("C++ kernels are disabled: ")
+
+
+BROKEN = """
+#include <cstdint>
+#include <cstdlib>
+extern "C" void whorl_attention_backward() { std::abort(); }
+extern "C" void whorl_softmax_gradient() {}
+"""
+
+
+@pytest.mark.skipif(compiler_available() is None, reason="no C++ compiler")
+def test_a_kernel_that_ends_its_process_is_refused_and_the_next_one_is_tried(tmp_path: Path) -> None:
+    """As oneDNN's brgemm did on a CPU without AVX512: an exception inside a thread of OpenMP."""
+    source, library = tmp_path / "broken.cpp", tmp_path / "broken.so"
+    source.write_text(BROKEN)
+    compiler = str(compiler_available())
+    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    names = ("attention_backward", "softmax_gradient")
+    refused = native_trial.refused(library, names)
+    assert refused["attention_backward"] == "its test ended the process (SIGABRT)"
+    assert "self-test differs" in refused["softmax_gradient"]
+    library.unlink()
+    assert native_trial.refused(library, names) == refused, "what came of it is kept"
+
+
+def test_what_cannot_be_tried_is_no_verdict(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="could not be tried"):
+        native_trial.refused(tmp_path / "none.so", ("linear",))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(compiler_available() is None, reason="no C++ compiler")
+def test_a_cpu_that_is_told_to_do_less_computes_the_same(tmp_path: Path) -> None:
+    """Where the CPU has AVX512, kernels that need it are built, and torch refuses them in their trial."""
+    less = run(XDG_CACHE_HOME=str(tmp_path), ONEDNN_MAX_CPU_ISA="AVX2")
+    assert less[0] == "native" or "ended the process" in less[0]
+    assert float(less[1].split()[0]) == pytest.approx(float(run()[1].split()[0]), rel=0.01)

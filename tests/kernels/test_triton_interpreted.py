@@ -69,6 +69,7 @@ for card in (80, 90):
 
 
 @needs_triton
+@pytest.mark.soak
 def test_they_compile_for_nvidias_cards(tmp_path: Path) -> None:
     """To machine code that fits the shared memory of the smaller cards of 8.x."""
     assert run("-c", COMPILE, TRITON_CACHE_DIR=str(tmp_path)).count("compiled ") == 16
@@ -76,10 +77,10 @@ def test_they_compile_for_nvidias_cards(tmp_path: Path) -> None:
 
 STEPS = """
 import sys
-import torch
-from whorl.kernels.catalogue import KERNELS, compare
 if sys.argv[1] == "blocked":
     sys.modules["triton"] = None
+import torch
+from whorl.kernels.catalogue import KERNELS, compare
 kernel = KERNELS["paged_attention"]
 for name in ("decode", "chunks", "soft cap"):
     for _, difference in compare(kernel, kernel.examples[name](torch.float32, torch.device("cpu"))):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import torch
 import transformers
@@ -22,7 +24,7 @@ from whorl.models.context import Packed
 from whorl.models.decoder import Decoder
 from whorl.models.directory import load
 from whorl.models.generation import Generated, Prompt, generate
-from whorl.models.sampling import Draw, adjusted, choose, truncated, uniform
+from whorl.models.sampling import Choice, Draw, adjusted, choose, truncated, uniform
 from whorl.text.images import Patches
 
 PROMPTS = [[3, 14, 15], [9] * 11, list(range(1, 30)), [7], [3, 14, 15, 9, 2]]
@@ -259,9 +261,11 @@ def test_draws_have_the_distribution(sampling: dict[str, Any]) -> None:
     params, n = SamplingParams(**sampling, seed=5), 12_000
     draws = [Draw(params, index % 100, (), [0] * (index // 100)) for index in range(n)]
     drawn = choose(torch.tensor([LOGITS]).expand(n, -1), draws)
-    counts = np.bincount(drawn.numpy(), minlength=len(LOGITS))
+    counts = np.bincount([choice.token for choice in drawn], minlength=len(LOGITS))
     wanted = expected(LOGITS, params)
     possible = wanted > 0
+    for token, logprob, kept in set(drawn):
+        assert logprob == pytest.approx(math.log(wanted[token]), abs=1e-6) and kept == possible.sum()
     assert counts[~possible].sum() == 0
     if possible.sum() > 1:
         assert scipy.stats.chisquare(counts[possible], wanted[possible] * n).pvalue > 1e-3
@@ -297,7 +301,7 @@ def test_random_numbers_are_uniform_and_their_own() -> None:
 def test_a_tiny_temperature_is_greedy() -> None:
     logits = torch.tensor([LOGITS])
     for params in (SamplingParams(temperature=1e-6), SamplingParams()):
-        assert choose(logits, [Draw(params, 0, (), ())]).item() == 2
+        assert choose(logits, [Draw(params, 0, (), ())]) == [Choice(2, 0.0, 1)]
 
 
 def test_bias_penalties_and_what_is_allowed_change_the_scores() -> None:
@@ -316,15 +320,19 @@ def test_bias_penalties_and_what_is_allowed_change_the_scores() -> None:
         wanted[token] -= 0.5 + 0.25 * reply.count(token)
     wanted[6] = -math.inf
     assert scores.tolist() == pytest.approx(wanted)
-    assert choose(torch.tensor([LOGITS]), [Draw(params, 0, prompt, reply, allowed)]).item() == 3
+    [choice] = choose(torch.tensor([LOGITS]), [Draw(params, 0, prompt, reply, allowed)])
+    assert choice == Choice(3)
+    warm = replace(params, temperature=0.5)
+    [choice] = choose(torch.tensor([LOGITS]), [Draw(warm, 0, prompt, reply, allowed)])
+    shares = scipy.special.log_softmax(2 * np.array(wanted))
+    assert choice.logprob == pytest.approx(shares[choice.token]) and choice.kept == 6
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     params = SamplingParams(temperature=1.0, top_p=0.9, seed=3)
     draws = [Draw(params, number, (), [1, 2]) for number in range(3)]
-    together = choose(rows, draws).tolist()
-    assert together == [choose(rows[i : i + 1], [draws[i]]).item() for i in range(3)]
+    assert choose(rows, draws) == [choose(rows[i : i + 1], [draws[i]])[0] for i in range(3)]
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])

@@ -112,7 +112,7 @@ def test_a_truncated_file_is_named(directory: Path, keep: int) -> None:
     file = directory / "model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:keep])
-    assert f"{file} is not a whole safetensors file" in message(directory, DataError)
+    assert f"{file} is not a complete safetensors file" in message(directory, DataError)
 
 
 def test_shards_that_do_not_fit_their_index(directory: Path) -> None:
@@ -122,7 +122,7 @@ def test_shards_that_do_not_fit_their_index(directory: Path) -> None:
     first = next(iter(whole["weight_map"].values()))
 
     (directory / first).rename(directory / "elsewhere")
-    assert f"names {first}, which is not there" in message(directory, DataError)
+    assert f"names {first}, which is missing" in message(directory, DataError)
     (directory / "elsewhere").rename(directory / first)
     load(directory)
 

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from whorl.base.errors import DataError, InputError, WhorlError
+from whorl.models.adapter import adapter_version
 from whorl.models.config import LoraConfig, ModelConfig
 from whorl.models.context import Packed
 from whorl.models.decoder import Decoder
@@ -233,6 +234,15 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"peft_type": "IA3"}, "IA3"),
         ({"r": 5}, "rank 2"),
         ({"lora_alpha": "8"}, "lora_alpha"),
+        ({"lora_alpha": float("nan")}, "lora_alpha"),
+        ({"r": 10**400}, "r is 1000"),
+        ({"lora_dropout": 5}, "lora_dropout is 5"),
+        ({"lora_dropout": "a"}, "lora_dropout"),
+        ({"use_rslora": "yes"}, "use_rslora"),
+        ({"rank_pattern": {"(": 3}}, "rank_pattern.* not a regular expression"),
+        ({"rank_pattern": [1]}, "rank_pattern is .* object"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern: q_proj is 0"),
+        ({"alpha_pattern": {"q_proj": "x"}}, "alpha_pattern: q_proj"),
     ],
 )
 def test_what_would_change_the_result_is_refused_by_name(
@@ -255,10 +265,22 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         load_adapter(tiny(), directory)
     file.unlink()
     (directory / "adapter_model.bin").write_bytes(b"pickle")
-    with pytest.raises(InputError, match="pickled"):
+    with pytest.raises(InputError, match="is a pickle file"):
         load_adapter(tiny(), directory)
     with pytest.raises(InputError, match="does not exist"):
         load_adapter(tiny(), tmp_path / "nowhere")
+    for place in ("", directory / "adapter_config.json", "a\0b"):
+        for read in (adapter_version, lambda path: load_adapter(tiny(), path)):
+            with pytest.raises(InputError, match="not a folder"):
+                read(place)
+    folder = tmp_path / "folder"
+    (folder / "adapter_config.json").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"adapter_config\.json cannot be read: Is a directory"):
+        load_adapter(tiny(), folder)
+    deep = written(tmp_path / "deep")
+    (deep / "adapter_config.json").write_text("[" * 200_000)
+    with pytest.raises(DataError, match=r"adapter_config\.json is nested too deep"):
+        load_adapter(tiny(), deep)
     small = tiny().config.model_copy(update={"n_layers": 1})
     with pytest.raises(InputError, match=r"layers\.1"):
         load_adapter(Decoder(small), written(tmp_path / "b"))

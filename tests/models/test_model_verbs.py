@@ -79,7 +79,7 @@ def test_export(chat_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert (out / name).read_bytes() == (chat_model / name).read_bytes()
     code, _, err = whorl(capsys, "export", str(chat_model), str(out))
     assert code == 2
-    assert "is there already" in err
+    assert "already exists" in err
 
 
 def test_export_to_another_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -274,7 +274,7 @@ def test_wrong_bytes_are_not_kept(hub: Hub) -> None:
         "model.safetensors",
     ):  # the order they come in: what is whole is not asked again
         hub.lies = {name: flipped(hub.revisions["main"][1][name])}
-        with pytest.raises(DataError, match=f"{name} is not what the hub's hash says"):
+        with pytest.raises(DataError, match=f"{name} does not match the hub's hash"):
             fetch()
         assert not Path("acme/tiny").exists()
     hub.lies = {}

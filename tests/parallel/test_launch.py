@@ -30,12 +30,12 @@ def test_a_mistake_comes_back_as_itself() -> None:
 
 @pytest.mark.soak
 def test_an_exception_in_a_rank_is_a_fault_with_its_last_line() -> None:
-    with pytest.raises(FaultError, match="rank 1 ended with code 1; its last line: ValueError: rank one"):
+    with pytest.raises(FaultError, match="rank 1 exited with code 1; its last line: ValueError: rank one"):
         launch(2, f"{RANKS}:broken")
 
 
 def test_a_killed_rank_ends_the_others_and_is_named() -> None:
-    with pytest.raises(FaultError, match="rank 1 was ended by SIGKILL; its last line: about to be killed"):
+    with pytest.raises(FaultError, match="rank 1 was killed by SIGKILL; its last line: about to be killed"):
         launch(2, f"{RANKS}:killed")
 
 

@@ -18,6 +18,8 @@ from scenarios import SCENARIOS, train
 
 PROGRAM = Path(__file__).with_name("scenarios.py")
 BOUNDS = {"bf16": 2e-3}
+# After the last step: bf16 sums differ with the order of the ranks, by then 2.5e-3 of 3.4 on some CPUs.
+VALIDATION_BOUNDS = {"bf16": 5e-3}
 QUICK = ("uneven", "lora", "bf16")
 
 
@@ -46,7 +48,9 @@ def check_one(two_ranks: dict[str, Any], name: str) -> None:
         found = two_ranks[f"{name}-{how}"]
         worst = max(abs(a - b) for a, b in zip(alone["losses"], found["losses"], strict=True))
         assert worst <= bound, f"{how}: {worst}"
-        assert found["validation"] == pytest.approx(alone["validation"], abs=bound)
+        assert found["validation"] == pytest.approx(
+            alone["validation"], abs=VALIDATION_BOUNDS.get(name, bound)
+        )
         assert found["norms"].keys() == alone["norms"].keys()
         for key, value in alone["norms"].items():
             assert found["norms"][key] == pytest.approx(value, rel=100 * bound, abs=1e-4), (how, key)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.post.preferences import LANDS, records, save_tiny, settings, write
+from whorl.base.config import load_config
 from whorl.base.errors import InputError
 from whorl.base.files import read_json, read_jsonl
 from whorl.base.logbook import read_events, read_metrics, series
 from whorl.base.nouns import Conversation, Message, SamplingParams
-from whorl.cli.main import main
 from whorl.models.chat import Assistant
 from whorl.models.config import LoraConfig
 from whorl.models.decoder import Decoder
@@ -37,6 +38,7 @@ from whorl.post.start import open_start
 from whorl.text.template import ChatTemplate
 from whorl.text.tokenizer import Tokenizer
 from whorl.train.batches import MicroBatch
+from whorl.train.recipe import TrainRecipe
 
 PATIENCE = 120
 
@@ -131,7 +133,7 @@ def test_another_reference_than_the_model(base: Path, pairs: Path, tmp_path: Pat
     config = read_json(other / "tokenizer.json")
     config["normalizer"] = {"type": "Lowercase"}
     (other / "tokenizer.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="another tokenizer than the model"):
+    with pytest.raises(InputError, match="different tokenizer from the model"):
         dpo(settings(moved, pairs, tmp_path, 1, reference=str(other), name="wrong"))
 
 
@@ -177,6 +179,7 @@ def test_two_ranks_learn_as_one_does(base: Path, pairs: Path, tmp_path: Path) ->
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
+@pytest.mark.soak
 def test_killed_it_goes_on_bit_for_bit_without_a_second_pass(base: Path, pairs: Path, tmp_path: Path) -> None:
     steps = ["--train.steps", "12", "--train.checkpoint-every", "3"]
     run_to_end(command(base, pairs, tmp_path, "whole", *steps))
@@ -211,7 +214,7 @@ def test_killed_it_goes_on_bit_for_bit_without_a_second_pass(base: Path, pairs: 
     [
         (
             '{"prompt": "a", "chosen": "b", "rejected": "b"}',
-            "pairs.jsonl:1: chosen and rejected are the same",
+            "pairs.jsonl:1: chosen and rejected are identical",
         ),
         (
             '{"prompt": "a", "chosen": "", "rejected": "b"}',
@@ -219,18 +222,14 @@ def test_killed_it_goes_on_bit_for_bit_without_a_second_pass(base: Path, pairs: 
         ),
         ('{"prompt": "a", "chosen": "b"}', "pairs.jsonl:1: rejected is missing"),
         ('{"prompt": ', "pairs.jsonl:1"),
-        ("", "no pairs in it"),
+        ("", "contains no pairs"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
+    base: Path, tmp_path: Path, complaint: Callable[..., list[str]], line: str, told: str
 ) -> None:
     (tmp_path / "pairs.jsonl").write_text(line + "\n")
-    words = command(base, tmp_path / "pairs.jsonl", tmp_path / "runs", "x")[3:]
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    said = capsys.readouterr().err
-    assert left.value.code == 2 and told in said.splitlines()[-1] and "Traceback" not in said
+    assert told in complaint(*command(base, tmp_path / "pairs.jsonl", tmp_path / "runs", "x")[3:])[-1]
     assert not (tmp_path / "runs").exists()
 
 
@@ -242,3 +241,49 @@ def test_help_names_the_keys_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stderr.strip().endswith("False"), done.stderr
     assert all(word in done.stdout for word in ("--reference", "--beta", "--nll", "sigmoid_norm", "--lora"))
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(run)): file.read_bytes() for file in run.rglob("*") if file.is_file()}
+
+
+def test_a_start_that_is_refused_leaves_the_run_as_it_was(base: Path, pairs: Path, tmp_path: Path) -> None:
+    dpo(settings(base, pairs, tmp_path, 2))
+    run = tmp_path / "dpo"
+    before = contents(run)
+    fewer = write(tmp_path / "fewer.jsonl", records(images=True)[:-1])
+    other = save_tiny(tmp_path / "other")
+    config = read_json(other / "tokenizer.json")
+    config["normalizer"] = {"type": "Lowercase"}
+    (other / "tokenizer.json").write_text(json.dumps(config))
+    for given, changed, said in (
+        (fewer, {}, "trained on different pairs or against another reference"),
+        (pairs, {"reference": str(other)}, "against another reference"),
+        (pairs, {"length": 512}, "different data or in a different order"),
+        (pairs, {"lora": LoraConfig(rank=4)}, "different frozen weights"),
+    ):
+        with pytest.raises(InputError, match=said):
+            dpo(settings(base, given, tmp_path, 4, **changed))
+        assert contents(run) == before, changed
+    dpo(settings(base, pairs, tmp_path, 3))
+    assert len(series(read_metrics(run), "loss")[1]) == 3, "what it began with goes on"
+
+
+def test_a_short_run_is_not_all_warm_up(
+    base: Path, pairs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dpo(settings(base, pairs, tmp_path, 8, train={"schedule": {"name": "constant"}}))
+    assert "8 steps in all, so the warm-up is 2 of them and not 10" in capfd.readouterr().err
+    rates = series(read_metrics(tmp_path / "dpo"), "lr")[1]
+    assert rates == pytest.approx([5e-4] + [1e-3] * 7)
+
+
+def test_runs_are_in_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"model": "m", "chats": ("c",)}
+    monkeypatch.delenv("WHORL_WORKSPACE", raising=False)
+    assert SftConfig.model_validate(asked).runs == "runs"
+    monkeypatch.setenv("WHORL_WORKSPACE", "/somewhere/work")
+    assert SftConfig.model_validate(asked).runs == "/somewhere/work/runs"
+    recipe = load_config(TrainRecipe, None, ["--tokens=t", "--start=m", "--train.steps=1"])
+    assert recipe.runs == "/somewhere/work/runs"
+    assert SftConfig.model_validate(asked | {"runs": "mine"}).runs == "mine"

@@ -73,7 +73,7 @@ def test_tools_system_images_and_turns_are_kept(tmp_path: Path) -> None:
 
 
 BROKEN: list[tuple[Any, str]] = [
-    ({"prompt": "Best?", "chosen": "Rome.", "rejected": "Rome."}, "chosen and rejected are the same"),
+    ({"prompt": "Best?", "chosen": "Rome.", "rejected": "Rome."}, "chosen and rejected are identical"),
     ({"prompt": "Best?", "chosen": "Rome."}, "rejected is missing (fields are chosen, prompt)"),
     ({"prompt": "Best?", "choosen": "Rome.", "rejected": "x"}, "chosen is missing"),
     ({"chosen": "Rome.", "rejected": "Oslo."}, "prompt is missing"),
@@ -86,10 +86,10 @@ BROKEN: list[tuple[Any, str]] = [
     ({"prompt": "Best?", "chosen": 3, "rejected": "b"}, "chosen must be a text, a message"),
     ({"prompt": [ASKED, GOOD], "chosen": "a", "rejected": "b"}, "prompt ends with the assistant's turn"),
     ({"chosen": [ASKED, GOOD], "rejected": "b", "prompt": "Best?"}, "chosen is a whole conversation and"),
-    ({"chosen": [ASKED, GOOD], "rejected": [{"role": "user", "content": "?"}, BAD]}, "share no beginning"),
+    ({"chosen": [ASKED, GOOD], "rejected": [{"role": "user", "content": "?"}, BAD]}, "have no common prefix"),
     ({"prompt": "Other?", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, "begin with the prompt"),
     ({"chosen": [ASKED, GOOD, ASKED], "rejected": [ASKED, BAD]}, "chosen ends with the user's turn"),
-    ({"chosen": [ASKED, GOOD], "rejected": [ASKED]}, "rejected says nothing after the prompt"),
+    ({"chosen": [ASKED, GOOD], "rejected": [ASKED]}, "rejected has no turn after the prompt"),
     ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "images": [], "chosen": "a",
       "rejected": "b"}, "images: 0 given for 1 parts"),
     (["x"], "must be a JSON object, not list"),
@@ -141,7 +141,7 @@ def test_an_images_patches_are_in_both_replies(tokenizer: Tokenizer) -> None:
     (sample,), _ = pair_samples([pair], maker, length=500, max_length=250)
     assert sample.chosen.pixels is not None and sample.rejected.pixels is not None
     np.testing.assert_array_equal(sample.chosen.pixels, sample.rejected.pixels)
-    with pytest.raises(InputError, match=r"x:1 has images, and the model sees none"):
+    with pytest.raises(InputError, match=r"x:1 has images, but the model is text-only"):
         pair_samples([pair], Maker(tokenizer, ChatTemplate.default()), length=500, max_length=250)
 
 
@@ -184,7 +184,7 @@ def test_texts_a_template_makes_equal_are_refused(tokenizer: Tokenizer) -> None:
         "{{ message.content | trim }}<|im_end|>\n{%- endfor -%}"
         "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
     )
-    with pytest.raises(DataError, match="x:1: chosen and rejected are the same once the chat template"):
+    with pytest.raises(DataError, match="x:1: chosen and rejected are identical after rendering"):
         pair_samples([pair], Maker(tokenizer, trimming), length=120, max_length=80)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -186,10 +185,15 @@ def test_the_preview_marks_what_is_learnt(tokenizer: Tokenizer) -> None:
         ('{"conversations": [{"from": "human", "value": "<image>x"}], "images": ["gone.png"]}', "gone.png"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(base: Path, tmp_path: Path, line: str, told: str) -> None:
+def test_a_mistake_is_one_line_and_exit_2(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    complaint: Callable[..., list[str]],
+    line: str,
+    told: str,
+) -> None:
     (tmp_path / "bad.jsonl").write_text(line + "\n")
-    command = [sys.executable, "-m", "whorl", "sft", str(base), "bad.jsonl", "--validation", "0"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2, done.stderr
-    assert told in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert told in complaint("sft", str(base), "bad.jsonl", "--validation", "0")[-1]
     assert not (tmp_path / "runs").exists()

@@ -68,6 +68,7 @@ def whorl_sft(folder: Path, model: str, name: str, *more: str) -> str:
     return done.stderr
 
 
+@pytest.mark.soak
 def test_two_ranks_learn_as_one_does(folder: Path) -> None:
     steps = ["--micro-batches", "4", "--train.steps", "8"]
     whorl_sft(folder, "model", "one", *steps)

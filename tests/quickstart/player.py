@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from whorl.arena.journal import Journal
+from whorl.arena.scripted import Ring, questions
 from whorl.arena.store.store import Store
 from whorl.base.nouns import Conversation, SamplingParams, Trace
-from whorl.quickstart.battles import Journal, Ring, posed
 from whorl.tasks.arithmetic import Arithmetic
 from whorl.tasks.replies import calling, saying
 from whorl.tools.builtin import calculator_tool
@@ -65,7 +66,7 @@ def play(folder: Path, count: int, seconds: float = 0.0) -> dict[str, Reckoner]:
         journal.settle(store)
         ring = Ring(store, journal, 0, SamplingParams(max_tokens=8))
         for name, purpose in ROUNDS.items():
-            prompts = posed(store, ASKED, purpose, count)  # type: ignore[arg-type]
+            prompts = questions(store, ASKED, purpose, count)  # type: ignore[arg-type]
             asyncio.run(ring.play(name, purpose, prompts, clients))  # type: ignore[arg-type]
         journal.close()
     return clients

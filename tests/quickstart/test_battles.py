@@ -14,14 +14,15 @@ import pytest
 
 from tests.quickstart import player
 from tests.quickstart.player import ALL, ASKED, TASK, Reckoner, play
+from whorl.arena import scripted
+from whorl.arena.journal import Journal, lost_votes
+from whorl.arena.scripted import questions
 from whorl.arena.store.records import BattleVote
 from whorl.arena.store.store import Store
 from whorl.base.errors import FaultError
 from whorl.base.files import read_jsonl
 from whorl.base.nouns import Conversation, SamplingParams, Trace
-from whorl.quickstart import battles
 from whorl.quickstart.arena_rows import arena_rows
-from whorl.quickstart.battles import Journal, lost_votes, posed
 from whorl.quickstart.round_trip import is_silent, model_names, move_models, shared_cores
 
 ROOT = Path(__file__).parents[2]
@@ -101,11 +102,11 @@ def test_a_vote_that_is_gone_is_counted(tmp_path: Path) -> None:
 
 def test_prompts_are_the_stores_split_and_end_where_the_task_does(tmp_path: Path) -> None:
     with Store.open(tmp_path / "all.sqlite", train_share=1.0) as store:
-        assert posed(store, ASKED, "rate", 10) == []
-        assert [one.example for one in posed(store, ASKED, "train", 10)] == ALL[200:210]
+        assert questions(store, ASKED, "rate", 10) == []
+        assert [one.example for one in questions(store, ASKED, "train", 10)] == ALL[200:210]
     with Store.open(tmp_path / "none.sqlite", train_share=0.0) as store:
-        assert len(posed(store, ASKED, "rate", 1000)) == 200
-        assert posed(store, ASKED, "train", 2) == []
+        assert len(questions(store, ASKED, "rate", 1000)) == 200
+        assert questions(store, ASKED, "train", 2) == []
 
 
 def test_a_second_run_has_names_of_its_own_and_the_first_is_found_again(tmp_path: Path) -> None:
@@ -172,11 +173,11 @@ class Hasty(Reckoner):
 def test_a_reply_that_was_broken_off_is_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(battles, "PAUSE", 0.0)
+    monkeypatch.setattr(scripted, "PAUSE", 0.0)
     monkeypatch.setattr(player, "Reckoner", Hasty)
     play(tmp_path, 4)
     assert len(votes_and_prompts(tmp_path)) == 8
-    monkeypatch.setattr(battles, "ATTEMPTS", 1)
+    monkeypatch.setattr(scripted, "ATTEMPTS", 1)
     with pytest.raises(FaultError, match="does not answer"):
         play(tmp_path, 5)
     monkeypatch.undo()

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from tests.serve.conftest import drive, make_engine, mixed_requests
-from tests.serve.test_contract import furthest
+from tests.serve.contract import furthest
 from whorl.arena.store.store import Store, default_store
 from whorl.base.lineage import trace_back
 from whorl.models.context import Packed
@@ -47,7 +47,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     workspace = tmp_path_factory.mktemp("work space")
     done = run(workspace)
     assert done.returncode == 0, done.stderr
-    assert "too few for all floors" in done.stderr.partition("── data")[0], "said before the work begins"
+    assert "too few to reach all targets" in done.stderr.partition("── data")[0], (
+        "said before the work begins"
+    )
     return workspace / "runs" / "quickstart", done.stdout
 
 
@@ -57,7 +59,7 @@ def test_it_ends_with_the_table_the_model_and_the_report(finished: tuple[Path, s
         "held-out bits per byte",
         "digits read",
         "arithmetic on unseen",
-        "right look-up call",
+        "correct look-up call",
         "whole run",
         "above base in the arena",
         "votes lost",
@@ -75,7 +77,7 @@ def test_too_little_time_is_said_beforehand(finished: tuple[Path, str]) -> None:
     """Before the work begins: see `finished`; and it is kept with the plan."""
     stages = json.loads((finished[0] / "stages.json").read_text())["stages"]
     plan = Plan(**stages["plan"]["value"])
-    assert "too few for all floors" in plan.warning and plan.warning in plan.lines()[-1]
+    assert "too few to reach all targets" in plan.warning and plan.warning in plan.lines()[-1]
 
 
 def test_transformers_reads_the_assistant_with_equal_logits(finished: tuple[Path, str]) -> None:
@@ -145,8 +147,13 @@ def test_without_the_round_trip_its_rows_say_so(finished: tuple[Path, str], tmp_
     (folder / "stages.json").write_text(json.dumps(stages))
     done = run(tmp_path, "--no-round-trip")
     assert done.returncode == 0 and "is finished" in done.stderr and "── arena" not in done.stderr
-    rows = [line for line in done.stdout.splitlines() if "left out: --no-round-trip" in line]
-    assert [row.split("  ")[0] for row in rows] == ["whole run, round trip included", ABOVE, NOT_BELOW, LOST]
+    rows = [line for line in done.stdout.splitlines() if "skipped: --no-round-trip" in line]
+    assert [row.split("  ")[0] for row in rows] == [
+        "whole run, including the round trip",
+        ABOVE,
+        NOT_BELOW,
+        LOST,
+    ]
     assert not default_store(tmp_path).exists()
 
 
@@ -161,7 +168,7 @@ def test_killed_it_goes_on_where_it_stopped(tmp_path: Path, how: signal.Signals)
     os.kill(first.pid, how)
     first.wait()
     done = run(tmp_path)
-    assert done.returncode == 0 and "── pretrain" not in done.stderr and "right look-up call" in done.stdout
+    assert done.returncode == 0 and "── pretrain" not in done.stderr and "correct look-up call" in done.stdout
 
 
 @pytest.mark.soak
@@ -174,7 +181,7 @@ def test_your_own_notes_in_any_language(tmp_path: Path) -> None:
         )
     done = run(tmp_path, "--data", str(notes))
     assert done.returncode == 0, done.stderr
-    assert "Python's documentation is mixed in" in done.stderr and "right look-up call" in done.stdout
+    assert "Python's documentation is mixed in" in done.stderr and "correct look-up call" in done.stdout
 
 
 def test_a_wrong_path_is_one_line(tmp_path: Path) -> None:

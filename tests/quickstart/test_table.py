@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from whorl.base.files import read_json
+from whorl.base.files import read_json, write_json
 from whorl.base.logbook import Logbook
 from whorl.quickstart.figures import Figure
 from whorl.quickstart.plan import ROUND_TRIP, plan_round_trip
-from whorl.quickstart.stages import MemoryWatch, Stages
+from whorl.quickstart.stages import FILE, FORMAT, MemoryWatch, Stages
 from whorl.quickstart.table import LEFT_OUT, run_rows, stage_lines, table_lines
 
 
@@ -26,7 +26,7 @@ def test_a_row_says_met_missed_or_why_it_does_not_apply() -> None:
         Figure("look-ups", math.nan, floor=95.0, note="does not apply: no titles"),
     ]
     lines = table_lines(rows)
-    assert lines[0].split() == ["figure", "measured", "±", "s.e.", "cases", "at", "least"]
+    assert lines[0].split() == ["figure", "measured", "±", "s.e.", "cases", "target"]
     assert set(lines[1]) == {"─"} and len(lines[1]) == max(map(len, lines))
     assert lines[2].split() == ["digits", "98.6", "%", "0.6", "360", "≥", "96", "%", "met"]
     assert lines[3].endswith("NOT MET")
@@ -88,14 +88,17 @@ def test_a_stage_that_fails_counts_and_is_done_again(tmp_path: Path) -> None:
 
 
 def test_the_round_trip_comes_on_top_of_the_run_up_to_its_figures(tmp_path: Path) -> None:
+    seconds = {"data": 120.0} | {name: 60.0 * number for number, name in enumerate(ROUND_TRIP, start=1)}
+    kept = {
+        name: {"done": True, "seconds": spent, "budget": 0.0, "memory": 1, "value": None}
+        for name, spent in seconds.items()
+    }
+    write_json(tmp_path / FILE, {"format": FORMAT, "stages": kept})
     with MemoryWatch(0.01) as memory:
-        stages = Stages(tmp_path, Logbook.null(), memory)
-        for name in ("data", *ROUND_TRIP):
-            with stages.stage(name):
-                time.sleep(0.02)
-    first, whole, _ = run_rows(stages, minutes=10.0)
-    assert first.value == pytest.approx(stages.known["data"]["seconds"] / 60) and first.floor == 10
-    assert whole.value > 3 * first.value and whole.floor == 15 and whole.met
+        first, whole, _ = run_rows(Stages(tmp_path, Logbook.null(), memory), minutes=10.0)
+    assert first.value == pytest.approx(2.0) and first.floor == 10 and first.met
+    assert whole.value == pytest.approx(sum(seconds.values()) / 60) and whole.value > 3 * first.value
+    assert whole.floor == 15 and whole.met
     usual, short, long = plan_round_trip(10), plan_round_trip(0.1), plan_round_trip(60)
     assert sum(usual.budget.values()) <= 3 * 60 and usual.battles == long.battles
     assert set(usual.budget) == set(ROUND_TRIP) and set(short.battles.values()) == {6}

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.serve.conftest import drive, make_engine, mixed_requests
-from tests.serve.test_contract import BF16_BOUND, furthest
+from tests.serve.contract import furthest
+from tests.serve.test_contract import BF16_BOUND
 from whorl.models.config import ModelConfig
 from whorl.models.context import Packed
 from whorl.models.decoder import Decoder

@@ -31,12 +31,15 @@ from whorl.models.context import Packed
 from whorl.models.decoder import Decoder
 from whorl.models.likelihood import log_probs
 from whorl.models.lora import adapters, inject, load_adapter, save_adapter
-from whorl.serve.engine import Engine, fit_cache
+from whorl.serve.cache import fit_cache, page_bytes, step_bytes
+from whorl.serve.engine import Engine
 from whorl.serve.engine_config import EngineConfig
 from whorl.serve.grammar import json_schema_grammar, lark_grammar, regex_grammar, tool_call_grammar
 from whorl.serve.requests import EngineRequest
 from whorl.text.images import image_tokens, preprocess
 from whorl.text.tokenizer import Tokenizer
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -303,10 +306,25 @@ def test_adapters_side_by_side_are_each_the_trainer_s(
 def test_a_context_that_does_not_fit_is_lowered_and_said(
     model: Decoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    context, pages = fit_cache(model.config, EngineConfig(memory=0.0002, page=16), torch.float32)
+    context, pages = fit_cache(model.config, EngineConfig(memory=0.0002, page=16), torch.float32, CPU)
     assert context == pages * 16 < model.config.context
     assert "context lowered from 512" in capsys.readouterr().err
-    context, _ = fit_cache(model.config, EngineConfig(context=4096, memory=1.0), torch.float32)
-    assert context == 512 and "trained on no more" in capsys.readouterr().err
+    context, _ = fit_cache(model.config, EngineConfig(context=4096, memory=1.0), torch.float32, CPU)
+    assert context == 512 and "the model's maximum" in capsys.readouterr().err
     with pytest.raises(InputError, match="--memory"):
-        fit_cache(model.config, EngineConfig(memory=1e-6), torch.float32)
+        fit_cache(model.config, EngineConfig(memory=1e-6), torch.float32, CPU)
+
+
+def test_no_more_memory_is_taken_than_is_free(model: Decoder, capsys: pytest.CaptureFixture[str]) -> None:
+    config = EngineConfig(memory=500.0, page=16, most=4)
+    step = step_bytes(model.config, config, torch.float32)
+    page = page_bytes(model.config, 16, torch.float32)
+    for free_pages in (4 * 32, 40, 9):
+        context, pages = fit_cache(model.config, config, torch.float32, CPU, step + free_pages * page)
+        said = capsys.readouterr().err
+        assert (pages, context) == (free_pages, min(512, free_pages * 16))
+        assert ("--memory lowered from 500.00 GB" in said) == (free_pages < 4 * 32)
+    with pytest.raises(InputError, match=r"--memory: 0\.00 GB cannot hold a page"):
+        fit_cache(model.config, config, torch.float32, CPU, step)
+    unasked = EngineConfig(page=16, most=4)
+    assert fit_cache(model.config, unasked, torch.float32, CPU, step + 40 * page)[1] <= 40

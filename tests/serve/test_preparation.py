@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -28,9 +31,10 @@ from tests.models.learnt import (
 )
 from whorl.base.errors import InputError
 from whorl.base.nouns import ImagePart
+from whorl.base.posix import start_with_socket
 from whorl.serve.preparation import Preparers
 from whorl.serve.preparer import format_grammar
-from whorl.serve.wire import PrepareChat, PrepareText
+from whorl.serve.wire import PrepareChat, PrepareText, encode
 from whorl.text.images import image_tokens, preprocess
 
 TOKENIZER = learnt_tokenizer()
@@ -88,7 +92,7 @@ def bomb() -> ImagePart:
     ("asked", "said"),
     [
         (chat(bomb(), "?"), "over the limit"),
-        (chat(ImagePart(data=b"no image"), "?"), "none of PNG"),
+        (chat(ImagePart(data=b"no image"), "?"), "not one of PNG"),
         (chat("x", messages=[{"role": "user", "content": 5}]), "content"),
         (chat("x", tools=[{"type": "function"}]), "tools"),
         (chat("x", tools=[{"function": {"name": "f", "parameters": 5}}], tool_choice="required"), "f"),
@@ -98,8 +102,8 @@ def bomb() -> ImagePart:
         ),
         (chat("x", regex="("), "grammar"),
         (chat("x", lark="start: nowhere"), "grammar"),
-        (chat("x", regex="a", lark="start: /a/"), "each ask"),
-        (chat("x", template_args={"messages": []}), "server's"),
+        (chat("x", regex="a", lark="start: /a/"), "mutually exclusive"),
+        (chat("x", template_args={"messages": []}), "reserved for the server"),
     ],
     ids=str,
 )
@@ -138,7 +142,7 @@ def test_schemas_that_are_refused(schema: Any) -> None:
     ("source", "said"),
     [
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-         "over 1 s|refuses"),
+         "longer than 5 s|refuses"),
         ("{% set x = namespace(v='a' * 1000) %}{% for i in range(60) %}{% set x.v = x.v + x.v %}{% endfor %}",
          "characters or items"),
         ("{{ messages[0].content.__class__ }}{{ raise_exception('not today') }}", "not today|unsafe"),
@@ -159,7 +163,28 @@ def test_a_template_that_wastes_time_is_stopped_and_the_next_request_served(
             await preparers.prepare(chat("evil"))
         assert (await preparers.prepare(chat("good"))).ids
 
-    run(hostile, work, count=1, timeout=1.0)
+    run(hostile, work, count=1, timeout=5.0)
+
+
+def test_one_that_works_leaves_with_its_server(directory: Path, tmp_path: Path) -> None:
+    """Its terminal's signals pass it by, and it reads nothing while it works."""
+    hostile = tmp_path / "hostile"
+    shutil.copytree(directory, hostile)
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (hostile / "chat_template.jinja").write_text(
+        "{% if messages[0].content == 'evil' %}" + loops + "{% endif %}fine"
+    )
+    words = [sys.executable, "-m", "whorl.serve.preparer", "{socket}", str(hostile)]
+    process, ours = start_with_socket(words)
+    with ours:
+        ours.sendall(encode(chat("evil")))
+        deadline = time.monotonic() + 60
+        while psutil.Process(process.pid).cpu_times().user < 2:  # it has started, and works
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
 
 
 def test_the_process_has_no_torch(directory: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,10 +65,17 @@ class StudioProcess:
 
 
 @contextmanager
-def studio_process(workspace: Path, *words: str) -> Iterator[StudioProcess]:
-    command = [sys.executable, "-m", "whorl", "studio", "--workspace", str(workspace), "--port", "0", *words]
+def studio_process(
+    workspace: Path, *words: str, whorl: tuple[str, ...] = ("-m", "whorl")
+) -> Iterator[StudioProcess]:
+    """`whorl` is what Python runs. The studio ends with the pipe that it reads, also where pytest
+    is killed."""
+    command = [
+        sys.executable, *whorl, "studio", "--workspace", str(workspace), "--port", "0",
+        "--end_with_stdin=true", *words,
+    ]  # fmt: skip
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
@@ -153,3 +161,11 @@ def serious_faults(page: Any) -> list[str]:
         for one in found
         if one["impact"] in ("serious", "critical")
     ]
+
+
+def eventually(look: Callable[[], Any], wanted: Any) -> None:
+    """Not page.wait_for_function: it would evaluate text in the page, which the studio's policy forbids."""
+    deadline = time.monotonic() + 20
+    while (seen := look()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert seen == wanted

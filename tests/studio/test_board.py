@@ -131,7 +131,7 @@ def test_the_page_has_the_figures_before_any_script(studio: StudioProcess, works
 def test_what_does_not_exist_is_refused(studio: StudioProcess) -> None:
     with studio.admin() as admin:
         missing = admin.get("/board?category=cooking", headers={"accept": "text/html"})
-        assert missing.status_code == 404 and "No vote has the category cooking" in missing.text
+        assert missing.status_code == 404 and "There are no votes in category cooking" in missing.text
         for path in ("/board?interval=wide", "/board.xml"):
             assert admin.get(path).status_code == 400, path
     with httpx.Client(base_url=studio.address, trust_env=False) as stranger:
@@ -149,7 +149,7 @@ def test_what_does_not_exist_is_refused(studio: StudioProcess) -> None:
 def test_a_board_without_votes(tmp_path: Path) -> None:
     with studio_process(tmp_path) as studio, studio.admin() as admin:
         page = admin.get("/board")
-        assert page.status_code == 200 and "No vote yet" in page.text
+        assert page.status_code == 200 and "No votes yet" in page.text
         assert admin.get("/board.json").status_code == 404
         assert admin.get("/api/board/more").json()["flips"] == ""
 
@@ -164,6 +164,28 @@ def test_each_figure_is_computed_once_for_a_state_of_the_log(workspace: Path) ->
         assert figures.board(snapshot, View(style=True)).style and not snapshot.board.style  # type: ignore[union-attr]
         # Which votes decide is judged without style: it is asked once for both.
         assert figures.flips(snapshot, View()) is figures.flips(snapshot, View(style=True))
+
+
+def test_the_page_does_not_wait_for_the_log(workspace: Path) -> None:
+    """Before the board's thread has read it: that is never begun here."""
+    from fastapi.testclient import TestClient
+
+    from whorl.studio import StudioConfig, app
+    from whorl.studio.studio import Studio
+
+    studio = Studio.open(StudioConfig(workspace=str(workspace)))
+    try:
+        client = TestClient(app(studio), base_url="http://127.0.0.1")  # its lifespan is not entered
+        assert client.get(f"/enter?key={studio.sessions.key}&next=/health").status_code == 200
+        page = client.get("/board")
+        assert page.status_code == 200 and "Reading the votes" in page.text
+        assert 'id="none" hidden' in page.text and "votes count" not in page.text
+        told = client.get("/api/board").json()  # what the page asks next waits for them
+        assert told["counted"] >= 90 and "votes count" in told["pieces"]["table"]
+        page = client.get("/board").text
+        assert "votes count" in page and 'id="reading" role="status" hidden' in page
+    finally:
+        studio.store.close()
 
 
 # -- in a browser ------------------------------------------------------------------------------------
@@ -221,3 +243,33 @@ def test_the_board_at_other_sizes_and_colours(open_page: Any, options: dict[str,
     page.get_by_text("points apart").first.wait_for()
     assert serious_faults(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def refuse(page: Any, pattern: str) -> None:
+    """What the page asks for there is refused from now on."""
+    page.route(pattern, lambda route: route.fulfill(status=404, json={"error": {"message": "It is away."}}))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "place"), [("**/api/board/more*", "#piece-flips"), ("**/api/board", "#reading")]
+)
+def test_what_cannot_be_counted_says_so_and_is_asked_for_again(
+    open_page: Any, workspace: Path, pattern: str, place: str
+) -> None:
+    page = open_page("/board")
+    page.locator(".flips").wait_for()
+    refuse(page, pattern)
+    if place == "#reading":
+        with Store.open(workspace / "arena" / "arena.sqlite") as store:  # a vote: the page asks for the board
+            vote(store, 0, time.time())
+    else:
+        page.reload()
+    told = page.locator(place)
+    told.get_by_role("alert").get_by_text("It is away.").wait_for()
+    assert page.get_by_text("Counting…").count() == 0
+    told.get_by_role("button", name="Try again").click()
+    told.get_by_role("button", name="Try again", disabled=False).wait_for()
+    page.unroute(pattern)
+    told.get_by_role("button", name="Try again").click()
+    page.locator(".flips").wait_for()
+    eventually(lambda: told.get_by_role("alert").is_visible(), False)

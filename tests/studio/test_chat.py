@@ -20,9 +20,10 @@ from tests.studio.obeying import Obeying, obeying
 from whorl.arena.store import Store
 from whorl.base.nouns import Message
 from whorl.post.pairs import read_pairs
+from whorl.studio.chat.rooms import AT_ONCE
 from whorl.text.forms import read_conversations
 
-OTHERS = "there is no such conversation of yours"
+OTHERS = "you have no such conversation"
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_edits_and_retries_are_branches(talk: Talk) -> None:
     refused = talk.client.post(
         f"/api/chat/{talk.id}", json={"text": "x", "model": talk.name, "parent": 999_999}
     )
-    assert refused.status_code == 400 and "not of this conversation" in refused.text
+    assert refused.status_code == 400 and "not in this conversation" in refused.text
 
 
 # -- tools -----------------------------------------------------------------------------------------
@@ -219,13 +220,14 @@ def test_stopping_while_a_call_waits(talk: Talk) -> None:
 def test_what_came_before_a_stop_is_kept_and_marked(talk: Talk) -> None:
     talk.model.left.clear()
     talk.send("slow 1500")
-    while not talk.events("text")[-1].get("html"):
+    while "word9" not in talk.events("text")[-1].get("html", ""):
         pass
     busy = talk.client.post(f"/api/chat/{talk.id}", json={"text": "x", "model": talk.name, "parent": 0})
     assert busy.status_code == 409 and "stop it first" in busy.text
     assert talk.post("stop").status_code == 204
     reply = talk.turns()[-1]
     assert reply["ending"] == "stopped" and reply["text"].startswith("word0") and len(reply["text"]) < 9000
+    assert reply["rate"] > 0 and reply["counted"], "its server had no chance to say how many tokens"
     assert talk.model.left.wait(20), "the model's server is told, too"
     assert talk.say("echo next") and talk.turns()[-1]["text"] == "next"
 
@@ -295,6 +297,43 @@ def test_anothers_conversation_is_not_there(studio: StudioProcess, talk: Talk) -
         assert eve.get("/api/chat/search?words=secret").json() == {"found": []}
         assert [one["id"] for one in eve.get("/api/chat").json()["conversations"]] == [own.id]
     assert talk.whole()["title"] == "echo secret"
+
+
+def test_numbers_that_no_database_holds_are_not_there(talk: Talk) -> None:
+    talk.say("echo on")
+    for number in (2**63, 2**70, -1):
+        for answer in (
+            talk.post(f"turns/{number}/thumb", value=1), talk.post(f"turns/{number}/better", text="x"),
+            talk.client.get(f"/api/chat/{talk.id}/images/{number}/0"),
+            talk.client.post(f"/api/people/{number}/token"),
+            talk.client.delete(f"/api/people/{number}"),
+        ):  # fmt: skip
+            assert answer.status_code == 404 and "arena" not in answer.text, (number, answer.text)
+
+
+def test_consent_is_logged_where_it_changes(talk: Talk, folder: Path) -> None:
+    talk.say("echo on")
+    for consent in ("none", "train", "train", "train", "rate", "rate"):
+        assert talk.post("consent", consent=consent).status_code == 204
+    with Store.open(folder / "arena" / "arena.sqlite") as store, store.database.read() as connection:
+        rows = connection.exec_driver_sql(
+            f"select body from arena_log where kind = 'consent' and subject = '{talk.id}' order by seq"
+        ).all()
+    assert [json.loads(body)["consent"] for (body,) in rows] == ["train", "rate"]
+
+
+def test_nobody_has_more_than_a_few_replies_made_at_once(studio: StudioProcess, model: Obeying) -> None:
+    model.go.clear()
+    with studio.voter("hasty") as hasty:
+        talks = [Talk(hasty, model) for _ in range(AT_ONCE)]
+        for one in talks:
+            one.send("wait")
+        more = hasty.post("/api/chat", json={"text": "wait", "model": talks[0].name})
+        assert more.status_code == 429 and "being generated" in more.json()["error"]["message"]
+        assert len(hasty.get("/api/chat").json()["conversations"]) == AT_ONCE, "nothing was begun in vain"
+        assert talks[0].post("stop").status_code == 204
+        assert hasty.post("/api/chat", json={"text": "echo", "model": talks[0].name}).status_code == 200
+        model.go.set()
 
 
 def test_a_battle_is_no_chat(studio: StudioProcess, admin: httpx.Client, folder: Path) -> None:

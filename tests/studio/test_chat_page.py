@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import shutil
 import socket
 import zipfile
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.models.learnt import DARK, LIGHT
 from tests.serve.api.test_nginx import NGINX, nginx
-from tests.studio.conftest import PHONE, StudioProcess, serious_faults, studio_process
+from tests.studio.conftest import PHONE, StudioProcess, eventually, serious_faults, studio_process
 from tests.studio.obeying import Obeying, obeying
 
 WIDTH = "one => one.decode().then(() => one.naturalWidth)"
@@ -107,13 +109,13 @@ def test_pictures_by_paste_and_drop_and_for_the_blind(chat: Callable[..., Any]) 
     for kind in ("paste", "drop"):
         page.evaluate(put, [kind, base64.b64encode(DARK.data).decode()])
         page.get_by_role("button", name=f"Remove {kind}.png").wait_for()
-    page.get_by_text("blind sees no images").wait_for()
+    page.get_by_text("blind does not support images").wait_for()
     page.get_by_role("textbox", name="Message", exact=True).fill("x")
     assert page.get_by_role("button", name="Send").is_disabled() and serious_faults(page) == []
     page.locator("message-composer input[type=file]").set_input_files(
         {"name": "big.png", "mimeType": "image/png", "buffer": b"x" * (5 << 20)}
     )
-    page.get_by_text("an image may have 4 MB").wait_for()
+    page.get_by_text("the limit per image is 4 MB").wait_for()
 
 
 def test_stop_reload_and_go_on(chat: Callable[..., Any]) -> None:
@@ -169,14 +171,14 @@ def test_edits_and_retries_are_branches_that_are_remembered(chat: Callable[..., 
     box.press("Enter")
     page.locator(".answer", has_text="second").wait_for()
     settle(page, 1)
-    page.get_by_role("button", name="Answer again").click()
+    page.get_by_role("button", name="Regenerate").click()
     page.locator(".said.model .branch", has_text="2/2").wait_for()
     settle(page, 1)
-    page.locator(".said.person").get_by_role("button", name="The branch before").press("Enter")
+    page.locator(".said.person").get_by_role("button", name="Previous branch").press("Enter")
     page.locator(".answer", has_text="first").wait_for()
     page.reload()
     page.locator(".answer", has_text="first").wait_for()
-    page.locator(".said.person").get_by_role("button", name="The next branch").click()
+    page.locator(".said.person").get_by_role("button", name="Next branch").click()
     page.locator(".answer", has_text="second").wait_for()
     assert page.locator(".branch .at").all_inner_texts() == ["2/2", "2/2"]
 
@@ -196,7 +198,7 @@ def test_searching_naming_and_erasing(chat: Callable[..., Any]) -> None:
     page.get_by_role("link", name="About foxes").click()
     page.locator(".said.found", has_text="brown fox").wait_for()
     page.get_by_role("button", name="Erase").click()
-    page.get_by_text("Backups made before still hold them").wait_for()
+    page.get_by_text("Earlier backups still contain them").wait_for()
     page.get_by_role("dialog").get_by_role("button", name="Erase").click()
     page.get_by_role("heading", name="New chat").wait_for()
     assert page.get_by_role("link", name="About foxes").count() == 0
@@ -211,7 +213,7 @@ def test_a_dead_model_is_said_and_the_message_stays(chat: Callable[..., Any]) ->
     page.reload()
     page.get_by_role("button", name="Try again").wait_for()
     say(page, "die")
-    said(page, "It broke off").wait_for()
+    said(page, "It stopped early").wait_for()
     assert page.locator(".answer").inner_text() == "one two three"
     assert serious_faults(page) == []
 
@@ -236,12 +238,12 @@ def test_judging_a_reply_and_taking_ones_chats_along(chat: Callable[..., Any], t
     page.get_by_label("Your reason").fill("too plain")
     page.get_by_label("Your reason").press("Enter")
     page.get_by_text("Your reason: too plain").wait_for()
-    page.get_by_role("button", name="Write it better").click()
+    page.get_by_role("button", name="Write a better reply").click()
     page.get_by_label("The reply as it should have been").fill("A **richer** one")
     page.get_by_role("button", name="Save").click()
     page.locator(".better strong", has_text="richer").wait_for()
     page.get_by_label("What may be done").select_option("train")
-    page.get_by_text("may train the next model").wait_for()
+    page.get_by_text("may be used to train the next model").wait_for()
     page.reload()
     assert page.get_by_role("button", name="Bad reply").get_attribute("aria-pressed") == "true"
     assert page.get_by_label("What may be done").input_value() == "train" and serious_faults(page) == []
@@ -272,6 +274,27 @@ def test_on_a_phone(chat: Callable[..., Any], scheme: str) -> None:
     page.get_by_role("link", name="New chat").click()
     page.get_by_role("heading", name="New chat").wait_for()
     assert serious_faults(page) == []
+
+
+def test_a_conversation_with_pictures_opens_at_its_end(chat: Callable[..., Any]) -> None:
+    """They load after the text and make the talk longer: the end stays in sight until one scrolls."""
+    page, held = chat(viewport=PHONE), io.BytesIO()
+    Image.new("RGB", (300, 900), "teal").save(held, "PNG")
+    tall = {"name": "a.png", "mimeType": "image/png", "buffer": held.getvalue()}
+    for number in (1, 2):
+        page.locator("#composer input[type=file]").set_input_files([tall] * 3)
+        page.get_by_role("button", name="Remove a.png").nth(2).wait_for()
+        say(page, f"echo {number}")
+        settle(page, number)
+    page.reload()
+    settle(page, 2)
+    width = "[...document.querySelectorAll('.pictures img')].at({}).naturalWidth"
+    eventually(lambda: page.evaluate(width.format(-1)), 300)
+    away = "[scroller].map((one) => one.scrollHeight - one.scrollTop - one.clientHeight)[0]"
+    eventually(lambda: page.evaluate(f"{away} < 2"), True)
+    page.evaluate("scroller.scrollTo(0, 100)")
+    eventually(lambda: page.evaluate(width.format(0)), 300)
+    assert page.evaluate(away) > 90, "who reads above stays there"
 
 
 def test_by_keyboard_alone(chat: Callable[..., Any]) -> None:

@@ -212,9 +212,10 @@ def test_the_list_and_the_pages(studio: StudioProcess) -> None:
         assert "export" not in re.findall(r'href="/data/([^"]*)"', listed)
         page = admin.get("/data/data/small%20set?step=long_enough&reason=too+short").text
         assert "too short" in page and "short &lt;b&gt;one&lt;/b&gt;" in page and "<b>one" not in page
+        assert "By split: train" in page
         assert "not valid JSON" in admin.get("/data/data/broken").text
         assert "unfinished" in admin.get("/data/data/going").text
-        assert "has no documents; make the dataset again" in admin.get("/data/data/lacking").text
+        assert "has no documents; rebuild the dataset" in admin.get("/data/data/lacking").text
 
 
 def test_signals_come_after_the_page(studio: StudioProcess, dataset: Path) -> None:
@@ -225,6 +226,14 @@ def test_signals_come_after_the_page(studio: StudioProcess, dataset: Path) -> No
         assert f"Over all {expected['all']} documents" in told["html"]
         for way, status in (("data/going", 400), ("../outside", 404), ("data/none", 404)):
             assert admin.get("/api/data/signals", params={"data": way}).status_code == status, way
+
+
+def test_no_document_has_signals() -> None:
+    from whorl.studio.web.pages import Pages
+
+    drawn = {"plots": [], "same": [], "read": 0, "all": 0, "first_plots": 6}
+    assert "No document has signals." in (html := Pages().part("dataset_signals.html", **drawn))
+    assert "Over all" not in html
 
 
 def test_a_dataset_whose_files_are_gone_says_so(tmp_path: Path, dataset: Path) -> None:
@@ -307,7 +316,7 @@ def test_a_dataset_is_looked_through(open_page: Any, dataset: Path) -> None:
     stage.hover()
     assert "%" in signal.locator(".plot-tip").inner_text()
     assert serious_faults(page) == []
-    page.get_by_label("Pages of what was kept").get_by_role("link", name="Next").click()
+    page.get_by_label("Pages of kept documents").get_by_role("link", name="Next").click()
     page.get_by_text("page 2 of").wait_for()
     page.get_by_label("Reason").select_option("too short")
     page.get_by_role("button", name="Show").press("Enter")
@@ -317,8 +326,8 @@ def test_a_dataset_is_looked_through(open_page: Any, dataset: Path) -> None:
 
 def test_a_trace_is_asked_for(open_page: Any) -> None:
     page = open_page("/data")
-    page.get_by_label("Where do weights come from?").fill(WEIGHTS)
-    page.get_by_label("Where do weights come from?").press("Enter")
+    page.get_by_label("Where do these weights come from?").fill(WEIGHTS)
+    page.get_by_label("Where do these weights come from?").press("Enter")
     page.get_by_text("texts.jsonl").first.wait_for()
     assert serious_faults(page) == []
     page.locator("#trace").get_by_role("link", name="base").click()
@@ -331,3 +340,5 @@ def test_pages_at_other_sizes_and_colours(open_page: Any, options: dict[str, Any
         page = open_page(way, **options)
         assert serious_faults(page) == [], way
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), way
+        for card in page.get_by_role("region", name="What each step kept").all():
+            assert card.evaluate("one => one.scrollWidth <= one.clientWidth")

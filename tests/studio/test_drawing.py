@@ -51,7 +51,7 @@ def test_a_dead_model_is_not_drawn(pool: ModelPool, drawer: PairDrawer) -> None:
     assert "amber" not in {name for left, right, _ in drawn for name in (left, right)}
     assert all(probability == pytest.approx(1 / 3) for *_, probability in drawn)
     pool.find("birch").state = pool.find("cedar").state = "down"
-    with pytest.raises(InputError, match="two models that are well; there are 1: join another"):
+    with pytest.raises(InputError, match="two available models; only 1 is available: add another"):
         drawer.draw(1)
 
 
@@ -74,5 +74,5 @@ def test_images_go_to_models_that_see_them(pool: ModelPool, drawer: PairDrawer) 
         pool.find(name).card = {"id": name, "images": False}
     assert {name for _ in range(50) for name in drawer.draw(1, images=True)[:2]} == {"cedar", "drift"}
     pool.find("cedar").card = {"id": "cedar", "images": False}
-    with pytest.raises(InputError, match="see images that are well; there are 1: leave the image out"):
+    with pytest.raises(InputError, match="models that support images; only 1 is available: remove the image"):
         drawer.draw(1, images=True)

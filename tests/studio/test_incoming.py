@@ -59,11 +59,12 @@ def bomb(side: int) -> bytes:
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        ([uri(b"GIF89a")], "image 1"), ([uri(b"<svg/>")], "image 1 is no PNG"),
+        ([uri(b"GIF89a")], "image 1"), ([uri(b"<svg/>")], "image 1 is not a PNG"),
         ([uri(encoded("PNG")), uri(encoded("PNG")[:60])], "image 2 cannot be decoded"),
         ([uri(encoded("JPEG", (400, 400))[:9000])], "image 1 cannot be decoded"),
         ([uri(bomb(30_000))], "pixels"), ([uri(bomb(8_000))], "pixels"),
-        ([uri(b"x" * (LARGEST_IMAGE + 1))], "at most 4 MB"), ([uri(encoded("GIF"))] * 9, "a message takes 8"),
+        ([uri(b"x" * (LARGEST_IMAGE + 1))], "at most 4 MB"),
+        ([uri(encoded("GIF"))] * 9, "the limit per message is 8"),
         (["https://example.org/a.png"], "data URI"), (["data:image/png;base64,!!"], "not valid base64"),
     ],
 )  # fmt: skip

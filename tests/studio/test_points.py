@@ -126,7 +126,7 @@ def test_quests_are_done_and_are_of_a_day() -> None:
     assert whole(Ledger(log), DAY) == set()
     assert Ledger(log).standing("1", DAY).streak == 1 and Ledger(log).standing("1", 2 * DAY).streak == 0
     again = Ledger(log).gains_of("b3")
-    assert any(gain.points == 15 and "judge it alike" in gain.what for gain in again)
+    assert any(gain.points == 15 and "the same way" in gain.what for gain in again)
 
 
 def test_judging_otherwise_costs_nothing_and_earns_no_quest() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.serve.api.test_nginx import NGINX, nginx
+from tests.serve.api.test_nginx import NGINX, free_port, nginx
 from tests.studio.conftest import StudioProcess, studio_process
+from tests.studio.stub_server import stub_model
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
@@ -51,6 +53,37 @@ def test_a_page_and_what_it_asks_for(behind: tuple[StudioProcess, str]) -> None:
         assert made.status_code == 200
         stranger = httpx.get(f"{address}/llm/models", headers={"accept": "text/html"}, trust_env=False)
         assert stranger.headers["location"] == "/llm/sign-in?next=/models"
+
+
+def test_pages_come_back_by_themselves_when_the_studio_is_started_anew(tmp_path: Path, browser: Any) -> None:
+    """Meanwhile nginx answers 502 in its place. What was kept is shown, and the page is of use again."""
+    with ExitStack() as stack:
+        models = [stack.enter_context(stub_model(name, mode="slow")) for name in ("amber-1", "birch-2")]
+        port, words = free_port(), ("--root-path", "/llm", "--trusted-proxy", "127.0.0.1")
+        words = (*words, *(word for one in models for word in ("--model", one.address)))
+        address = stack.enter_context(nginx(f"127.0.0.1:{port}", tmp_path))
+        context = browser.new_context()
+        stack.callback(context.close)
+        pages = [context.new_page(), context.new_page()]
+        with studio_process(tmp_path, *words, "--port", str(port)) as studio:
+            for page, way, box in zip(pages, ("chat", "arena"), ("Message", "Message to both"), strict=True):
+                page.goto(f"{address}/llm/enter?key={key_of(studio)}&next=/{way}")
+                page.get_by_role("textbox", name=box, exact=True).fill("Go on")
+                page.keyboard.press("Enter")
+                page.get_by_text("word word").first.wait_for()
+            studio.process.kill()
+            studio.process.wait()
+        for page in pages:
+            page.wait_for_event("response", lambda answer: answer.status == 502)
+        with studio_process(tmp_path, *words, "--port", str(port)):
+            pages[0].get_by_text("This has no reply yet.").wait_for()
+            pages[1].get_by_text("The studio stopped during this battle.").wait_for()
+            for model in models:
+                model.mode = "well"
+            pages[0].get_by_role("button", name="Try again").click()
+            pages[0].locator("#talk").get_by_text("Certainly.").wait_for()
+            pages[1].get_by_role("button", name="Start again with another pair").click()
+            pages[1].locator("#votes button:not([disabled])").first.wait_for()
 
 
 def test_a_browser_signs_in_there(behind: tuple[StudioProcess, str], browser: Any) -> None:

@@ -7,23 +7,23 @@ import math
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.studio.conftest import PHONE, StudioProcess, serious_faults
+from tests.studio.conftest import PHONE, StudioProcess, eventually, serious_faults
 from whorl.base.config import Config
 from whorl.base.errors import DataError
 from whorl.base.logbook import Logbook, read_metrics, series
-from whorl.base.report import write_report
-from whorl.base.runs import read_run
+from whorl.base.report import render_report, write_report
+from whorl.base.runs import SILENT_AFTER, read_run
 from whorl.serve.api.errors import ApiError
 from whorl.studio.runs.feed import read_places, write_places
 from whorl.studio.runs.reading import Runs
@@ -209,7 +209,13 @@ def test_the_report_runs_as_a_page_of_no_origin(studio: StudioProcess, workspace
         assert report.text == (workspace / "runs" / "done" / "report.html").read_text()
         policy = report.headers["content-security-policy"]
         assert "sandbox allow-scripts;" in policy and "allow-same-origin" not in policy
-        assert admin.get("/runs/report?run=outer").status_code == 404
+        # What nobody has written yet is written for who asks, as it is now.
+        page = admin.get("/runs/outer").text
+        assert 'href="/runs/report?run=outer"' in page
+        outer = admin.get("/runs/report?run=outer").text
+        assert outer == render_report(read_run(workspace / "runs" / "outer"))
+        assert not (workspace / "runs" / "outer" / "report.html").exists()
+        assert admin.get("/runs/report?run=nothing").status_code == 404
 
 
 def test_comparing(studio: StudioProcess) -> None:
@@ -221,7 +227,7 @@ def test_comparing(studio: StudioProcess) -> None:
         page = admin.get("/runs/compare?run=done&run=two+words").text
         assert "2 runs compared" in page and "0.5" in page
         many = admin.get("/api/runs/curves", params=[("run", str(number)) for number in range(9)])
-        assert many.status_code == 400 and "8 or fewer" in many.json()["error"]["message"]
+        assert many.status_code == 400 and "at most 8" in many.json()["error"]["message"]
 
 
 def read_events(admin: httpx.Client, path: str, enough: Any, last_id: str = "") -> list[tuple[str, str, Any]]:
@@ -285,6 +291,40 @@ def test_a_line_that_is_damaged_meanwhile_ends_the_stream(studio: StudioProcess,
             file.write("{oops\n")
         told = read_events(admin, f"/api/runs/stream?run=breaks&after={after}", lambda events: False)
     assert told[-2][1] == "trouble" and "not valid JSON" in told[-2][2]["message"]
+
+
+def test_a_place_beyond_the_file_is_told_once(studio: StudioProcess) -> None:
+    with studio.admin() as admin:
+        told = read_events(admin, "/api/runs/stream?run=done&after=99999999.9", lambda events: False)
+    assert [name for _, name, _ in told] == ["anew", "end"]
+
+
+def grow_old(run: Path, seconds: float) -> None:
+    """As if the run had been written so long ago."""
+    for file in run.glob("*.jsonl"):
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        lines = [json.dumps(one | {"time": one["time"] - seconds}) + "\n" for one in records]
+        file.write_text("".join(lines))
+
+
+def test_a_stopped_run_is_followed_until_it_says_its_end(studio: StudioProcess, workspace: Path) -> None:
+    run = workspace / "runs" / "paused"
+    with writing(run) as writer:
+        writer.tell("metric", 1, loss=3.0)
+    grow_old(run, SILENT_AFTER + 60)
+    with studio.admin() as admin:
+        found = curves(admin, "paused")
+        assert found["facts"]["state"] == "stopped" and found["live"]
+        path = f"/api/runs/stream?run=paused&after={found['after']}"
+        first = read_events(admin, path, lambda events: True)
+        assert first[0][1:] == ("state", {"run": "paused", "state": "stopped"})
+        with writing(run) as writer:
+            writer.tell("metric", 2, loss=2.0)
+            again = read_events(admin, path, lambda events: "going" in str(events))
+            assert points(again) == [(2, 2.0)]
+            writer.tell("finish", 2)
+        assert read_events(admin, path, lambda events: False)[-1][1] == "end"
+        assert not curves(admin, "paused")["live"]
 
 
 STEP = st.one_of(
@@ -362,14 +402,6 @@ def test_a_broken_event_is_a_data_error(tmp_path: Path) -> None:
 # -- in a browser ------------------------------------------------------------------------------------
 
 
-def eventually(look: Callable[[], Any], wanted: Any) -> None:
-    """Not page.wait_for_function: it would evaluate text in the page, which the studio's policy forbids."""
-    deadline = time.monotonic() + 20
-    while (seen := look()) != wanted and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert seen == wanted
-
-
 def test_curves_grow_while_they_are_looked_at(open_page: Any, workspace: Path) -> None:
     run = workspace / "runs" / "going"
     with writing(run) as writer:
@@ -392,7 +424,7 @@ def test_curves_grow_while_they_are_looked_at(open_page: Any, workspace: Path) -
         plot.get_by_role("button", name="validation loss").wait_for()
         writer.tell("sample", 36, prompt="Once", reply="upon a time <b>")
         page.get_by_text("upon a time <b>").first.wait_for()
-        assert page.locator("#state").inner_text() == "going"
+        assert page.locator("#state").inner_text() == "running"
         with writing(run / "inside") as inner:
             inner.tell("metric", 1, loss=7.0)
             writer.tell("note", 36, text="a run begins inside")
@@ -402,6 +434,46 @@ def test_curves_grow_while_they_are_looked_at(open_page: Any, workspace: Path) -
             inner.tell("finish", 2)
         writer.tell("finish", 36)
         page.locator("#state", has_text="done").wait_for()
+
+
+def test_a_stopped_run_goes_live_where_its_page_is_open(open_page: Any, workspace: Path) -> None:
+    run = workspace / "runs" / "slept"
+    with writing(run) as writer:
+        for step in range(1, 6):
+            writer.tell("metric", step, loss=5 - step / 10)
+    grow_old(run, SILENT_AFTER + 60)
+    page = open_page("/runs/slept")
+    page.locator("#state", has_text="stopped").wait_for()
+    plot = page.locator("line-plot").first
+    eventually(lambda: plot.evaluate("one => one.places"), 5)
+    with writing(run) as writer:
+        for step in range(6, 12):
+            writer.tell("metric", step, loss=4.0)
+        eventually(lambda: plot.evaluate("one => one.places"), 11)
+        page.locator("#state", has_text="running").wait_for()
+        writer.tell("finish", 11)
+        page.locator("#state", has_text="done").wait_for()
+
+
+@pytest.mark.parametrize("pattern", ["**/api/runs/pieces*", "**/api/runs/curves*"])
+def test_what_a_run_s_page_cannot_get_is_said_and_asked_for_again(
+    open_page: Any, workspace: Path, pattern: str
+) -> None:
+    run = workspace / "runs" / f"away {len(pattern)} {pattern[12:14]}"
+    with writing(run) as writer:
+        writer.tell("metric", 1, loss=5.0)
+        page = open_page(f"/runs/{quote(run.name)}")
+        page.locator("line-plot").first.wait_for()
+        page.route(pattern, lambda route: route.fulfill(status=404, json={"error": {"message": "Away."}}))
+        writer.tell("metric", 2, accuracy=0.5)  # a curve that is new, and figures
+        told = page.locator("#trouble")
+        told.get_by_text("Away.").wait_for()
+        page.unroute(pattern)
+        told.get_by_role("button", name="Try again").click()
+        told.wait_for(state="hidden")
+        if "curves" in pattern:
+            page.locator("line-plot").nth(1).wait_for()
+        writer.tell("finish", 2)
 
 
 def test_values_are_read_by_pointer_and_keys(open_page: Any) -> None:
@@ -430,6 +502,19 @@ def test_values_are_read_by_pointer_and_keys(open_page: Any) -> None:
     page.get_by_label("Kind of event").select_option("resume")
     assert page.locator("#piece-timeline tr[data-kind]:visible").count() == 1
     assert page.title().startswith("done")  # the sample's script did not run
+
+
+def test_ticks_of_an_axis_are_written_alike_and_are_enough(open_page: Any, workspace: Path) -> None:
+    with Logbook(workspace / "runs" / "tiny steps") as book:
+        for step in range(1, 8):
+            book.metric(step, lr=0.0016 * step / 7)
+        book.event("finish", step=7)
+    page = open_page("/runs/tiny%20steps")
+    page.locator("line-plot .plot-tick").first.wait_for()
+    across = page.locator("line-plot .plot-tick[text-anchor=end]").all_text_contents()
+    assert "5e-4" in across and "1e-3" in across and not [tick for tick in across if "0.00" in tick]
+    along = page.locator("line-plot .plot-tick[text-anchor=middle]").all_text_contents()
+    assert len(along) >= 3 and all(tick.isdecimal() for tick in along)
 
 
 def test_runs_are_chosen_and_compared(open_page: Any) -> None:
@@ -473,6 +558,9 @@ def test_pages_at_other_sizes_and_colours(open_page: Any, options: dict[str, Any
         page = open_page(way, **options)
         assert serious_faults(page) == [], way
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), way
+        for name in ("Timeline", "Where it came from"):  # nothing of a text is beside the card
+            for card in page.get_by_role("region", name=name).all():
+                assert card.evaluate("one => one.scrollWidth <= one.clientWidth"), name
 
 
 def test_a_new_run_appears_in_the_list(open_page: Any, workspace: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import html
+import json
 import shutil
 import subprocess
 import sys
@@ -44,15 +48,100 @@ def test_forged_sessions_are_refused(studio: StudioProcess) -> None:
         assert good.status_code == 200
 
 
+def test_an_old_session_is_refused_though_its_signature_is_good(
+    studio: StudioProcess, workspace: Path
+) -> None:
+    with studio.admin() as admin:
+        number, ends, mark, signature = admin.cookies["whorl_session"].split(".")
+    secret = (workspace / "studio" / "secret").read_bytes()
+
+    def signed(ends: int) -> str:
+        held = f"{number}.{ends}.{mark}"
+        return f"{held}.{hmac.new(secret, held.encode(), hashlib.sha256).hexdigest()}"
+
+    assert signed(int(ends)).endswith(f".{signature}")
+    with httpx.Client(base_url=studio.address, trust_env=False) as http:
+        for end, status in ((int(time.time()) - 1, 401), (0, 401), (int(time.time()) + 3600, 200)):
+            asked = http.get("/api/models", headers={"cookie": f"whorl_session={signed(end)}"})
+            assert asked.status_code == status, end
+
+
 def test_a_new_token_ends_the_sessions_of_the_old_one(studio: StudioProcess) -> None:
     with studio.voter("nell") as nell, studio.admin() as admin:
         assert nell.get("/api/models").status_code == 200
-        mine = admin.get("/people").text
-        number = int(mine.partition('data-name="nell"')[0].rpartition('data-token="')[2].partition('"')[0])
+        number = people(admin)["nell"]["id"]
         token = admin.post(f"/api/people/{number}/token").json()["token"]
         assert nell.get("/api/models").status_code == 401
         again = nell.post("/sign-in", data={"name": "nell", "token": token})
         assert again.status_code == 200 and nell.get("/api/models").status_code == 200
+
+
+def test_signing_out_ends_the_session_wherever_its_cookie_is(tmp_path: Path) -> None:
+    with studio_process(tmp_path) as studio, studio.admin() as admin, studio.admin() as elsewhere:
+        copied = {"cookie": f"whorl_session={admin.cookies['whorl_session']}"}
+        with httpx.Client(base_url=studio.address, headers=copied, trust_env=False) as thief:
+            assert thief.get("/api/models").status_code == 200
+            assert admin.post("/api/sign-out").status_code == 204
+            assert thief.get("/api/models").status_code == 401
+        assert elsewhere.get("/api/models").status_code == 200, "another browser's session goes on"
+    with studio_process(tmp_path) as studio:
+        again = httpx.get(f"{studio.address}/api/models", headers=copied, trust_env=False)
+        assert again.status_code == 401, "also after a restart"
+
+
+def people(http: httpx.Client) -> dict[str, dict[str, Any]]:
+    held = http.get("/people").text.partition('data-people="')[2].partition('"')[0]
+    return {one["name"]: one for one in json.loads(html.unescape(held))}
+
+
+def test_roles_change_and_people_are_removed_but_for_the_last_admin(tmp_path: Path) -> None:
+    with studio_process(tmp_path) as studio, studio.admin() as admin, studio.voter("nora") as nora:
+        (mine,) = [one for one in people(admin).values() if one["role"] == "admin"]
+        number = people(admin)["nora"]["id"]
+        for refused in (
+            admin.post(f"/api/people/{mine['id']}/role", json={"role": "voter"}),
+            admin.delete(f"/api/people/{mine['id']}"),
+        ):
+            assert refused.status_code == 409 and "only admin" in refused.json()["error"]["message"]
+        assert nora.post(f"/api/people/{number}/role", json={"role": "admin"}).status_code == 403
+        assert admin.post(f"/api/people/{number}/role", json={"role": "king"}).status_code == 400
+        assert admin.post(f"/api/people/{number}/role", json={"role": "admin"}).status_code == 200
+        assert nora.get("/people").status_code == 200, "at once"
+        assert nora.post(f"/api/people/{mine['id']}/role", json={"role": "voter"}).status_code == 200
+        assert admin.get("/people").status_code == 403
+        assert nora.delete(f"/api/people/{mine['id']}").status_code == 204
+        assert admin.get("/api/models").status_code == 401
+        assert list(people(nora)) == ["nora"]
+        assert nora.delete(f"/api/people/{mine['id']}").status_code == 404
+
+
+def test_names_are_names(studio: StudioProcess) -> None:
+    with studio.admin() as admin:
+        for name, why in (("x" * 100_000, "at most 80"), ("a\0b", "invisible"), (" ", "needs a name")):
+            refused = admin.post("/api/people", json={"name": name})
+            assert refused.status_code == 400 and why in refused.json()["error"]["message"]
+        wrong = admin.post("/sign-in", data={"name": "a\0b", "token": "x"})
+        assert wrong.status_code == 401 and "wrong name or token" in wrong.text
+
+
+def test_whatever_changes_something_is_counted(tmp_path: Path) -> None:
+    """One bucket before every route: searches, sign-outs, whatever may be added later."""
+    with studio_process(tmp_path, "--limits.messages", "2") as studio, studio.voter("vim") as vim:
+        codes = [vim.post("/api/chat/nothing/stop").status_code for _ in range(9)]
+        assert codes == [404] * 8 + [429]
+        search = vim.get("/api/chat/search?words=x")
+        assert search.status_code == 429 and "too many changes" in search.json()["error"]["message"]
+        assert vim.get("/api/chat").status_code == 200
+
+
+def test_signing_in_leads_back_to_the_whole_address(studio: StudioProcess) -> None:
+    with studio.admin() as admin:
+        token = admin.post("/api/people", json={"name": "quinn"}).json()["token"]
+    with httpx.Client(base_url=studio.address, trust_env=False) as http:
+        page = http.get("/board?category=code&interval=bootstrap", headers={"accept": "text/html"})
+        way = page.headers["location"]
+        signed = http.post(way, data={"name": "quinn", "token": token})
+        assert signed.headers["location"] == "/board?category=code&interval=bootstrap"
 
 
 def test_wrong_tokens_are_refused_and_then_slowed(workspace: Path) -> None:
@@ -63,7 +152,7 @@ def test_wrong_tokens_are_refused_and_then_slowed(workspace: Path) -> None:
     ):
         wrong = [http.post("/sign-in", data={"name": "admin", "token": "guess"}) for _ in range(4)]
         assert [one.status_code for one in wrong] == [401, 401, 401, 429]
-        assert "name or token is wrong" in wrong[0].text and "wait" in wrong[3].text
+        assert "wrong name or token" in wrong[0].text and "wait" in wrong[3].text
         assert "set-cookie" not in wrong[0].headers
 
 
@@ -105,7 +194,7 @@ def test_every_answer_carries_the_policy(studio: StudioProcess) -> None:
 def test_models_join_by_directory_and_by_address(studio: StudioProcess, learnt: Path, tmp_path: Path) -> None:
     with studio.admin() as admin:
         nothing = admin.post("/api/models", json={"address": str(tmp_path)})
-        assert nothing.status_code == 400 and "holds no model" in nothing.json()["error"]["message"]
+        assert nothing.status_code == 400 and "contains no model" in nothing.json()["error"]["message"]
         dead = admin.post("/api/models", json={"address": "http://127.0.0.1:9"})
         assert dead.status_code == 503 and "is the server running" in dead.json()["error"]["message"]
         joined = admin.post("/api/models", json={"address": str(learnt), "name": "third"}).json()
@@ -133,7 +222,7 @@ def test_names_stay_with_their_models(learnt: Path, tmp_path: Path) -> None:
         models = {one["name"]: one["address"] for one in admin.get("/api/models").json()["models"]}
         assert sorted(models) == ["here-2", "judged"]
         taken = admin.post("/api/models", json={"address": str(learnt), "name": "here"})
-        assert taken.status_code == 400 and "votes stand under here" in taken.json()["error"]["message"]
+        assert taken.status_code == 400 and "already has votes for" in taken.json()["error"]["message"]
         assert admin.delete("/api/models", params={"name": "judged"}).status_code == 204
     with studio_process(folder) as studio, studio.admin() as admin:
         assert [one["name"] for one in admin.get("/api/models").json()["models"]] == ["here-2"]
@@ -196,8 +285,8 @@ def test_a_killed_studio_leaves_no_server_behind(workspace: Path) -> None:
 def test_mistakes_of_the_command_line_are_one_line(tmp_path: Path, workspace: Path) -> None:
     for words, expected in (
         (["--workspace", str(tmp_path / "missing")], "is not a directory"),
-        (["--workspace", str(workspace), "--root-path", "x"], "begins with /"),
-        (["--workspace", str(workspace), "--model", str(tmp_path)], "holds no model"),
+        (["--workspace", str(workspace), "--root-path", "x"], "must begin with /"),
+        (["--workspace", str(workspace), "--model", str(tmp_path)], "contains no model"),
         (["--workspace", str(workspace), "--prot", "1"], "port"),
     ):
         command = [sys.executable, "-m", "whorl", "studio", "--port", "0", *words]
@@ -248,10 +337,28 @@ def test_the_models_page(open_page: Any, tmp_path: Path) -> None:
     card.get_by_role("button", name="Start").click()
     card.get_by_text("ready", exact=True).wait_for()
     assert serious_faults(page) == []
-    page.get_by_role("button", name="Join a model").click()
+    page.get_by_role("button", name="Add a model").click()
     page.get_by_label("Directory or address").fill(str(tmp_path))
     page.get_by_label("Directory or address").press("Enter")
-    page.get_by_text("holds no model").wait_for()
+    page.get_by_text("contains no model").wait_for()
+
+
+def test_the_people_page(open_page: Any) -> None:
+    page = open_page("/people")
+    page.get_by_label("Name").fill("pia")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_text("Token of pia").wait_for()
+    role = page.get_by_label("Role of pia")
+    role.select_option("admin")
+    page.get_by_text("pia is admin now.").wait_for()
+    page.reload()
+    assert role.input_value() == "admin"
+    page.get_by_text("Nobody's votes stand out").wait_for()
+    assert serious_faults(page) == []
+    page.get_by_role("button", name="Remove for pia").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    page.get_by_text("pia is removed.").wait_for()
+    assert page.locator("#people tr", has_text="pia").count() == 0
 
 
 def test_signing_in_and_out_by_keyboard(open_page: Any, studio: StudioProcess) -> None:

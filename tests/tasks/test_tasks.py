@@ -231,7 +231,7 @@ def test_gsm8k_real_files(test_data) -> None:
 
 
 def test_examples_check_themselves() -> None:
-    with pytest.raises(DataError, match="must end where the assistant's turn begins"):
+    with pytest.raises(DataError, match="must end just before the assistant's turn"):
         Example(id="a", conversation=replace(ask("hi"), messages=(saying("hi"),)), reference="")
     with pytest.raises(DataError, match="between 0 and 1"):
         Grade(score=1.5)

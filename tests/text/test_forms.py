@@ -153,12 +153,12 @@ BAD = {
     "not an object": ([], "a record must be a JSON object, not list"),
     "no turns": ({"messages": []}, "messages: must be a list of at least one turn"),
     "turn": ({"messages": ["hi"]}, "messages[0]: must be an object, not str"),
-    "role": ({"messages": [{"role": "bot", "content": ""}]}, "messages[0].role: 'bot' is none of system"),
-    "from": ({"conversations": [{"from": "me", "value": ""}]}, "conversations[0].from: 'me' is none of"),
+    "role": ({"messages": [{"role": "bot", "content": ""}]}, "messages[0].role: 'bot' is not one of system"),
+    "from": ({"conversations": [{"from": "me", "value": ""}]}, "conversations[0].from: 'me' is not one of"),
     "value": ({"conversations": [{"from": "gpt"}]}, "conversations[0].value: must be a string, not missing"),
     "content": (user(3), "messages[0].content: must be a string or a list of parts, not int"),
     "part": (user([{"type": "video"}]), "messages[0].content[0].type: 'video' is not text"),
-    "network": (user([{"type": "image_url", "image_url": {"url": "https://x/y"}}]), "is on the network"),
+    "network": (user([{"type": "image_url", "image_url": {"url": "https://x/y"}}]), "is a URL"),
     "data": (user([{"type": "image_url", "image_url": "data:image/png;base64,*"}]), "not valid base64"),
     "folder": (user([{"type": "image", "path": "../../etc/passwd"}]), "is outside"),
     "missing": (user([{"type": "image", "path": "none.png"}]), "none.png cannot be read (No such file"),
@@ -239,7 +239,7 @@ def test_a_folder_is_read_in_order(tmp_path: Path) -> None:
 def test_a_file_cut_short_says_so(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"c\.[a-z.]*: .*(cut short|damaged)") as caught:
+    with pytest.raises(DataError, match=r"c\.[a-z.]*: .*(truncated|cut short|damaged)") as caught:
         list(read_conversations(path))
     assert "\n" not in str(caught.value)
 
@@ -261,7 +261,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("x")
     with pytest.raises(InputError, match=r"read from \.jsonl"):
         list(read_conversations(tmp_path / "c.txt"))
-    with pytest.raises(InputError, match="holds no file of chats"):
+    with pytest.raises(InputError, match="contains no file of chats"):
         list(read_conversations(tmp_path))
     (tmp_path / "c.json").write_text("{")
     with pytest.raises(DataError, match=r"c\.json: not valid JSON"):

@@ -100,13 +100,13 @@ def bomb(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"hello", "is none of PNG, JPEG"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is none of"),
+        (b"hello", "is not one of PNG, JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not one of"),
         (picture(40, 40)[:-300], "is damaged"),
         (picture(40, 40, format="JPEG")[:300], "is damaged"),
-        (picture(40, 40)[:20], "damaged|none of"),
+        (picture(40, 40)[:20], "damaged|not one of"),
         (bomb(9_000, 9_000), "over the limit of 64000000"),
-        (bomb(60_000, 60_000), "refused unread|over the limit"),
+        (bomb(60_000, 60_000), "rejected unread|over the limit"),
     ],
 )
 def test_what_is_no_sound_image_is_refused(data: bytes, problem: str) -> None:

@@ -123,3 +123,23 @@ def test_plain_text_shows_no_control_token(ours: Tokenizer) -> None:
     ids = ours.encode_control("é<think>漢")
     text = "".join(part.text for number in ids for part in streamed.push(number))
     assert text + "".join(part.text for part in streamed.finish()) == "é漢"
+
+
+def test_arguments_of_a_call_that_a_grammar_holds_come_as_they_are_read(ours: Tokenizer) -> None:
+    text = 'a longer text, é and \\"}'
+    arguments = json.dumps({"text": text, "inner": {"n": [1, {}]}}, ensure_ascii=False)
+    body = '{"name": "add \\"x\\"", "arguments": ' + arguments + "}"
+    ids = ours.encode_control(f"<tool_call>{body}</tool_call>")
+    streamed = ReplyStream(ours, held_to_calls=True)
+    parts = [streamed.push(number) for number in ids]
+    assert sum(bool(one) for one in parts) > 5, "not at once"
+    whole = [part for some in parts for part in some] + streamed.finish()
+    assert joined(whole) == shown(parse_reply(ids, ours)) == ("", "", [('add "x"', json.loads(arguments))])
+    # Cut off anywhere, what came is the beginning of what would have come.
+    for count in range(1, len(ids)):
+        texts = {"call": "", "arguments": "", "content": ""}
+        streamed = ReplyStream(ours, held_to_calls=True)
+        for part in [part for number in ids[:count] for part in streamed.push(number)] + streamed.finish():
+            texts[part.kind] += part.text
+        assert arguments.startswith(texts["arguments"])
+        assert bool(texts["call"]) != bool(texts["content"])

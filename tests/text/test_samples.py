@@ -159,14 +159,14 @@ def test_what_cannot_be_learnt_is_refused_with_its_place(foreign: Tokenizer, loa
     assert "no assistant message" in refusal(chat(ask), foreign, chatml)
     assert "message 2 (assistant) is empty" in refusal(chat(ask, said("assistant", " ")), foreign, chatml)
     call = said("assistant", "x", tool_calls=(ToolCall(name="add", arguments={}),))
-    assert "does not write its tool call" in refusal(chat(ask, call), foreign, chatml)
+    assert "does not mark its tool call" in refusal(chat(ask, call), foreign, chatml)
     thought = said("assistant", "x", reasoning="because")
-    assert "does not write its reasoning" in refusal(chat(ask, thought), foreign, chatml)
+    assert "does not mark its reasoning" in refusal(chat(ask, thought), foreign, chatml)
     off = refusal(chat(ask, thought), foreign, thinking, enable_thinking=False)
-    assert "another header" in off
+    assert "generation prompt differs" in off
     assert "enable_thinking" in off
     endless = ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
-    assert "another header" not in refusal(chat(ask, answer), foreign, endless)
+    assert "generation prompt differs" not in refusal(chat(ask, answer), foreign, endless)
     assert "no end token" in refusal(chat(ask, answer), foreign, endless)
 
 
@@ -182,7 +182,7 @@ def test_text_that_does_not_come_back_is_refused(load_template) -> None:
     tokenizer.end_ids = (tokenizer.id_of("<|im_end|>"),)
     talk = chat(said("user", "a"), said("assistant", "b"))
     problem = refusal(talk, tokenizer, load_template("chatml"))
-    assert "does not come back from its tokens: 'b<|im_end|>" in problem
+    assert "does not survive tokenisation: 'b<|im_end|>" in problem
     kept = load_template("chatml").train_samples(chat(said("user", "a"), said("assistant", "a")), tokenizer)
     assert len(kept) == 1
 

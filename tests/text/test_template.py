@@ -220,7 +220,7 @@ def test_an_image_the_template_leaves_out_is_an_error(foreign: Tokenizer, load_t
 
 
 def test_load_from_each_place(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no chat template; put one into .*chat_template\.jinja"):
+    with pytest.raises(InputError, match=r"no chat template; put one in .*chat_template\.jinja"):
         ChatTemplate.load(tmp_path)
     config = tmp_path / "tokenizer_config.json"
     config.write_text(json.dumps({"chat_template": "one"}))

@@ -110,9 +110,10 @@ def test_failure_time_and_length_are_data_for_the_model() -> None:
             raise ZeroDivisionError("no way")
         return "x" * 50
 
-    made = Tool(**{**vars(tool(broken)), "time_limit": 0.1, "output_limit": 45})
+    made = Tool(**{**vars(tool(broken)), "time_limit": 60.0, "output_limit": 45})
+    hasty = Tool(**{**vars(made), "time_limit": 0.1})
     assert made.call({"kind": "raise"}) == "error: broken: no way"
-    assert made.call({"kind": "sleep"}) == "error: broken: no result within 0.1 s"
+    assert hasty.call({"kind": "sleep"}) == "error: broken: no result within 0.1 s"
     assert made.call({"kind": "long"}) == "x" * 45 + "\n[cut at 45 of 50 characters]"
 
 

@@ -116,7 +116,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_checkpoint(tmp_pat
     with Logbook(tmp_path) as logbook, pytest.raises(FaultError) as error:
         fit(model, TinyBatches(), diverging, tiny_config(checkpoint_every=5), logbook)
     text = str(error.value)
-    assert "the loss of step 8 is nan" in text and "step-00000005 is safe" in text
+    assert "the loss of step 8 is nan" in text and "step-00000005 is saved" in text
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
     faults = [event for event in read_events(tmp_path) if event["kind"] == "fault"]
     assert len(faults) == 1 and faults[0]["step"] == 7
@@ -173,7 +173,7 @@ def test_compiled_equals_eager_to_rounding() -> None:
     from whorl.kernels.device import compiler_available
 
     if compiler_available() is None:
-        pytest.skip("no C++ compiler is found")
+        pytest.skip("no C++ compiler was found")
     few = tiny_config(steps=3, compile="on")
     compiled = fit(tiny_model(n_layers=1), TinyBatches(), next_token, few, Logbook.null())
     eager = fit(tiny_model(n_layers=1), TinyBatches(), next_token, tiny_config(steps=3), Logbook.null())

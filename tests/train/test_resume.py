@@ -108,7 +108,7 @@ def test_killed_anywhere(tmp_path: Path, seed: int, every: int, how: dict[str, A
 @pytest.mark.timeout(600)
 def test_killed_while_compiled_and_in_bf16(tmp_path: Path) -> None:
     if compiler_available() is None:
-        pytest.skip("no C++ compiler is found")
+        pytest.skip("no C++ compiler was found")
     train: dict[str, Any] = {"steps": 24, "checkpoint_every": 4, "compile": "on", "dtype": "bfloat16"}
     train["optim"] = {"newton_schulz": "bfloat16"}
     options = {"train": train, "model": {"n_layers": 1, "images": True}, "batches": {"images": True}}
@@ -227,7 +227,7 @@ def small_files() -> Iterator[None]:
 def test_a_full_disk_is_a_fault_and_the_checkpoint_before_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "run"
     run(path, steps=5, schedule={"name": "constant"})
-    told = r"step 8 could not be written .*step-00000005 is safe"
+    told = r"step 8 could not be written .*step-00000005 is saved"
     with pytest.raises(FaultError, match=told), small_files():
         run(path, steps=20, checkpoint_every=8, schedule={"name": "constant"})
     assert [place.name for place in (path / "checkpoints").iterdir()] == ["step-00000005"]
@@ -297,11 +297,11 @@ def test_other_settings_are_said_and_taken(
 
 def test_other_data_weights_or_shapes_are_refused(finished: Path) -> None:
     config = tiny_config(steps=21)
-    with pytest.raises(InputError, match="other data or in another order"):
+    with pytest.raises(InputError, match="different data or in a different order"):
         fit(tiny_model(), TinyBatches(seed=1), next_token, config, Logbook(finished))
-    with pytest.raises(InputError, match=r"has adamw.embed.*and this run asks for"):
+    with pytest.raises(InputError, match=r"has adamw.embed.*but this run needs"):
         fit(tiny_model(d_model=16), TinyBatches(), next_token, config, Logbook(finished))
-    with pytest.raises(InputError, match="trained on top of other frozen weights"):
+    with pytest.raises(InputError, match="trained on top of different frozen weights"):
         fit(tiny_model(lora=LoraConfig(rank=2)), TinyBatches(), next_token, config, Logbook(finished))
 
 

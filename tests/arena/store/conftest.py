@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ def postgresql() -> Iterator[PostgreSQL]:
     try:
         server = PostgreSQL()
     except NoServerError as reason:
+        if os.environ.get("CI") == "true" and not os.environ.get("WHORL_WITHOUT_POSTGRES"):
+            pytest.fail(f"{reason}; set WHORL_WITHOUT_POSTGRES=1 to go on without one", pytrace=False)
         pytest.skip(str(reason))
     yield server
     server.stop()

@@ -87,7 +87,7 @@ def test_a_file_moves_to_a_server_and_goes_on_there(
         assert contents(restored) == contents(full)
         restored.vote(fight(restored, "A new question, on the server now").id, "tie")
         assert restored.verify(full.head()).ok
-    with pytest.raises(InputError, match="holds a store already"):
+    with pytest.raises(InputError, match="already contains a store"):
         restore_workspace(tmp_path / "backup", workspace=empty, store=target)
     with Store.open(target) as restored:
         assert restored.verify().votes == 5
@@ -95,19 +95,19 @@ def test_a_file_moves_to_a_server_and_goes_on_there(
 
 def test_nothing_is_written_over(full: Store, address: str, workspace: Path, tmp_path: Path) -> None:
     backup_workspace(tmp_path / "backup", workspace=workspace, store=address)
-    with pytest.raises(InputError, match="never written over"):
+    with pytest.raises(InputError, match="never overwritten"):
         backup_workspace(tmp_path / "backup", workspace=workspace, store=address)
     there = tmp_path / "there"
     (there / "arena").mkdir(parents=True)
     (there / "arena" / "arena.sqlite").write_text("precious")
-    with pytest.raises(InputError, match="a store is never written over"):
+    with pytest.raises(InputError, match="stores are never overwritten"):
         restore_workspace(tmp_path / "backup", workspace=there)
     assert (there / "arena" / "arena.sqlite").read_text() == "precious"
     assert not (there / "first").exists()
     (there / "arena" / "arena.sqlite").unlink()
     (there / "first").mkdir()
     (there / "first" / "config.toml").write_text("mine")
-    with pytest.raises(InputError, match=r"config\.toml is there and differs"):
+    with pytest.raises(InputError, match=r"config\.toml exists and differs"):
         restore_workspace(tmp_path / "backup", workspace=there)
     assert [path.name for path in there.rglob("*") if path.is_file()] == ["config.toml"]
 
@@ -141,7 +141,7 @@ def test_a_manifest_that_points_outside_is_refused(workspace: Path, tmp_path: Pa
     entry = next(iter(manifest["files"].values()))
     for name in ("../escaped.toml", "/tmp/escaped.toml", "a/../../escaped.toml"):
         path.write_text(json.dumps({**manifest, "files": {name: entry}}))
-        with pytest.raises(DataError, match="outside of the workspace"):
+        with pytest.raises(DataError, match="outside the workspace"):
             restore_workspace(tmp_path / "backup", workspace=tmp_path / "there")
     path.write_text(json.dumps({**manifest, "format": 2}))
     with pytest.raises(InputError, match="newer whorl"):
@@ -157,7 +157,7 @@ def test_backups_are_not_backed_up_and_a_bare_workspace_is_said(workspace: Path,
         backup_workspace(tmp_path / "none", workspace=tmp_path / "bare")
     with pytest.raises(InputError, match="no store at"):
         backup_workspace(tmp_path / "none", workspace=workspace, store=tmp_path / "no.sqlite")
-    with pytest.raises(InputError, match="is no backup"):
+    with pytest.raises(InputError, match="is not a backup"):
         restore_workspace(workspace / "first", workspace=tmp_path / "there")
     assert not (tmp_path / "none").exists()
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from whorl.arena.store import Pairing, Store, export
-from whorl.base.errors import InputError
+from whorl.arena.store import Pairing, Store, chain, export
+from whorl.base.errors import DataError, InputError
+from whorl.base.lineage import find_trace
 from whorl.base.nouns import Message, ToolCall
 from whorl.text.forms import read_conversations
 
@@ -70,7 +75,9 @@ def test_a_vote_becomes_a_pair_and_a_conversation_with_weights_and_traces(
         "time": 99.0, "probability": 0.25, "voter": "1", "category": "song", "cluster": str(pair.cluster),
     }  # fmt: skip
     [kept] = records(tmp_path / "out" / "traces.jsonl")
-    assert kept == {"trace": f"{pair.id}-3", "conversation": pair.id, **trace}
+    assert kept == {"trace": f"{pair.id}-3", "conversation": pair.id, "weight_version": "wa", **trace}
+    reply = {"role": "assistant", "content": "La."}
+    assert find_trace(tmp_path / "out" / "traces.jsonl", f"{pair.id}-3") == kept | {"message": reply}
     [chat] = read_conversations(tmp_path / "out" / "conversations.jsonl")
     assert [message.text for message in chat.messages] == ["Be kind.", "Sing ünï!", "No.", "More!", "Never."]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -112,8 +119,9 @@ def test_what_may_not_train_is_left_out_and_counted(training: Store, tmp_path: P
     made = export(training, tmp_path / "out")
     assert [record["id"] for record in records(tmp_path / "out" / "preferences.jsonl")] == [good]
     assert made.left_out == {
-        "a tie prefers none": 1, "both were bad": 1, "consent is none": 1, "consent is rate": 2, "erased": 1,
-        "reply a names itself: amber-1": 1, "both said the same": 1,
+        "a tie has no preference": 1, "both were bad": 1, "consent is none": 1, "consent is rate": 2,
+        "erased": 1,
+        "reply a names itself: amber-1": 1, "both replies are the same": 1,
     }  # fmt: skip
     everything = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
     assert b"Bob" not in everything and b"Eighth" not in everything
@@ -123,7 +131,7 @@ def test_what_rates_is_not_exported(store: Store, tmp_path: Path, fight: Fight) 
     store.vote(fight(store, consent="train").id, "model_a")
     made = export(store, tmp_path / "out")
     assert (made.preferences, made.conversations) == (0, 0)
-    assert made.left_out == {"its prompt is kept for rating": 1}
+    assert made.left_out == {"its prompt is reserved for rating": 1}
 
 
 def test_thumbs_and_better_replies_become_pairs_and_chats(training: Store, tmp_path: Path) -> None:
@@ -161,7 +169,7 @@ def test_a_reply_asked_for_again_is_not_learnt(training: Store, tmp_path: Path) 
     made = export(training, tmp_path / "out")
     [kept] = read_conversations(tmp_path / "out" / "conversations.jsonl")
     assert [message.text for message in kept.messages] == ["Tell me of flax.", "Second."]
-    assert made.left_out == {"no reply that anybody wants": 1} and lonely
+    assert made.left_out == {"no reply rated well": 1} and lonely
 
 
 def test_a_chat_whose_consent_was_taken_back_is_left_out(training: Store, tmp_path: Path) -> None:
@@ -200,5 +208,44 @@ def test_an_export_is_the_same_again_and_never_written_over(
     export(training, tmp_path / "two")
     for name in ("preferences.jsonl", "conversations.jsonl", "traces.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    with pytest.raises(InputError, match="never written over"):
+    with pytest.raises(InputError, match="never overwritten"):
         export(training, tmp_path / "one")
+
+
+def test_a_long_trace_is_kept_packed_and_exported_whole(training: Store, tmp_path: Path) -> None:
+    trace = {
+        "prompt_ids": list(range(3000)), "token_ids": list(range(7, 507)), "template_hash": "t" * 64,
+        "logprobs": [-1 / (n + 3) for n in range(500)], "weight_version": "w1", "id": "chatcmpl-9",
+    }  # fmt: skip
+    chat = training.start_chat(1, [said("user", "Tell me all of flax.")], consent="train")
+    turn = training.say(chat, said("assistant", "It is spun."), weight_version="w1", trace=trace)
+    assert training.turn(turn).trace == trace
+    with training.database.read() as connection:
+        query = "SELECT body FROM arena_contents WHERE id = (SELECT trace FROM arena_turns WHERE id = :turn)"
+        body = connection.execute(sa.text(query), {"turn": turn}).scalar_one()
+    assert len(body) < len(json.dumps(trace)) / 2
+    export(training, tmp_path / "out")
+    kept = find_trace(tmp_path / "out" / "traces.jsonl", "chatcmpl-9")
+    assert {name: kept[name] for name in trace} == trace
+    assert training.verify().ok
+
+
+def test_a_packed_trace_that_is_broken_is_said(training: Store) -> None:
+    for body in ('{"packed":"!"}', '{"packed":"AAAA"}', '{"packed":7}'):
+        with pytest.raises(DataError, match="turn 7: its trace cannot be read"):
+            chain.unpacked(body, "turn 7")
+
+
+def test_what_killed_exports_left_is_removed(training: Store, tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, alive, other = (
+        tmp_path / f".out.{dead.pid}.part", tmp_path / f".out.{os.getppid()}.part",
+        tmp_path / f".mine.{dead.pid}.part",
+    )  # fmt: skip
+    for folder in (left, alive, other):
+        folder.mkdir()
+    (left / "conversations.jsonl").write_text("private")
+    (other / "precious.txt").write_text("not ours")
+    export(training, tmp_path / "out")
+    assert not left.exists() and alive.exists() and other.exists()

@@ -128,7 +128,7 @@ def test_who_shares_a_transaction_that_is_lost_is_told(tmp_path: Path) -> None:
                 connection.exec_driver_sql("ROLLBACK")
                 raise ZeroDivisionError
 
-        with pytest.raises(FaultError, match="were not kept"), store.database.write() as connection:
+        with pytest.raises(FaultError, match="were not stored"), store.database.write() as connection:
             connection.execute(sa.text(add))
             second = pool.submit(loses)
             while not group.lock.waited_for:
@@ -161,4 +161,67 @@ def test_an_erasure_behind_a_writer_commits_for_it(
                 time.sleep(0.001)
         erasure.result()
         assert [person.name for person in store.people()] == ["bob"]
-    assert "others are reading" not in capsys.readouterr().err
+    assert "other readers are active" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ZeroDivisionError, SystemExit])
+def test_a_commit_that_is_stopped_is_acknowledged_to_nobody(
+    tmp_path: Path, raised: type[BaseException]
+) -> None:
+    """Two writers share a transaction; the one who commits is stopped inside of it, by something that is
+    no error of the database's."""
+    with Store.open(tmp_path / "arena.sqlite") as store:
+        store.add_person("ann")
+        group, told = store.database._group, {}
+
+        def commit(connection: object) -> None:
+            raise raised
+
+        def work(number: int) -> None:
+            try:
+                told[number] = store.start_chat(1, [Message(role="user", content=("hello",))], consent="none")
+            except (FaultError, KeyboardInterrupt, SystemExit) as error:
+                told[number] = type(error).__name__
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+        with group.lock:
+            for number, thread in enumerate(threads):
+                thread.start()
+                while len(group.lock._gates) <= number:
+                    time.sleep(0.001)
+            sa.event.listen(store.database.engine, "commit", commit)
+        for thread in threads:
+            thread.join()
+        sa.event.remove(store.database.engine, "commit", commit)
+        expected = {"FaultError", raised.__name__} if not issubclass(raised, Exception) else {"FaultError"}
+        assert set(told.values()) == expected
+        assert store.conversations() == []
+        assert store.start_chat(1, [Message(role="user", content=("hello",))], consent="none")
+        assert store.verify().ok
+
+
+def test_a_statement_that_is_interrupted_takes_its_transaction_along_and_says_so(tmp_path: Path) -> None:
+    """SQLAlchemy gives such a connection up, and with it what others wrote in the same transaction."""
+    with Store.open(tmp_path / "arena.sqlite") as store, ThreadPoolExecutor(2) as pool:
+        store.add_person("ann")
+        group, opening = store.database._group, [Message(role="user", content=("hello",))]
+
+        def interrupt(connection: object, cursor: object, statement: str, *rest: object) -> None:
+            if "arena_people" in statement and "INSERT" in statement:
+                raise KeyboardInterrupt
+
+        with group.lock:
+            first = pool.submit(store.start_chat, 1, opening, consent="none")
+            while not group.lock.waited_for:
+                time.sleep(0.001)
+            sa.event.listen(store.database.engine, "before_cursor_execute", interrupt)
+            second = pool.submit(store.add_person, "bob")
+            while len(group.lock._gates) < 2:
+                time.sleep(0.001)
+        with pytest.raises(FaultError, match="were not stored"):
+            first.result()
+        with pytest.raises(KeyboardInterrupt):
+            second.result()
+        sa.event.remove(store.database.engine, "before_cursor_execute", interrupt)
+        assert store.conversations() == [] and len(store.people()) == 1
+        assert store.start_chat(1, opening, consent="none") and store.verify().ok

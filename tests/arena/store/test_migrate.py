@@ -11,18 +11,20 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from whorl.arena.store import Pairing, Store
+from whorl.arena.store import Head, Pairing, Store, chain
 from whorl.arena.store.database import Database
 from whorl.arena.store.dump import check_dump, load_dump, write_dump
 from whorl.arena.store.migrate import migrate, newest
 from whorl.arena.store.schema import VERSION_TABLE, metadata
 from whorl.base.errors import DataError, InputError
+from whorl.base.nouns import Message
 
 Fight = Callable[..., Pairing]
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -120,17 +122,18 @@ def test_a_migration_runs_after_a_backup_that_holds_the_old_store(
 def test_a_store_of_the_first_revision_is_brought_here(
     old: str, address: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A store as the first release wrote it: today's tables without what came later."""
+    """A store as the first release wrote it: today's tables without what came later, a chat among them."""
     folder = tmp_path / "dump"
+    with Store.open(old) as store:
+        hear_a_chat(store)
     with Store.open(old) as store, store.database.read() as connection:
         manifest, known = write_dump(connection, folder), store.conversations()
-        votes, head = list(store.battles(rated=None)), store.head()
-    table = manifest["tables"]["arena_conversations"]
-    place = table["columns"].index("title")
-    rows = [json.loads(line) for line in (folder / "arena_conversations.jsonl").read_text().splitlines()]
-    text = "".join(json.dumps(row[:place] + row[place + 1 :]) + "\n" for row in rows)
-    (folder / "arena_conversations.jsonl").write_text(text)
-    table["columns"].remove("title")
+        votes = list(store.battles(rated=None))
+    for name, column in (("arena_conversations", "title"), ("arena_prompts", "size")):
+        without(folder, manifest, name, column)
+    for name in ("arena_prompt_marks", "arena_secrets", "arena_turn_prompts"):
+        del manifest["tables"][name]
+    head = without_chats(folder)
     if address.startswith("postgresql"):
         first = request.getfixturevalue("postgresql").database()
     else:
@@ -145,10 +148,54 @@ def test_a_store_of_the_first_revision_is_brought_here(
         assert store.conversations() == known and {one.title for one in known} == {""}
         assert list(store.battles(rated=None)) == votes
         store.rename_conversation(known[0].id, "Spinning")
-        assert store.verify(head).ok
+        found = store.verify(head)
+        assert found.ok and found.older == 5  # a chat, two turns, a thumb and a better reply
+        [chat] = (one.id for one in known if one.kind == "chat")
+        store.thumb(store.turns(chat)[1].id, -1, person=1)
+        assert store.verify().ok and store.verify().older == 5
+    change = "UPDATE arena_preferences SET value = 1 - value"
+    database = Database(first)
+    with database.write() as connection:
+        if not database.sqlite:
+            connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        else:
+            connection.execute(sa.text("DROP TRIGGER arena_preferences_no_update"))
+        connection.execute(sa.text(change))
+    database.close()
+    with Store.open(first) as store:
+        assert "value of preference 1 was changed" in store.verify().problem
     assert version(first) == NOW
     [backup] = (tmp_path / "backups").iterdir()
     assert check_dump(backup)["revision"] == "0001"
+
+
+def hear_a_chat(store: Store) -> None:
+    chat = store.start_chat(1, [Message(role="user", content=("Tell me of flax.",))], consent="train")
+    reply = store.say(chat, Message(role="assistant", content=("It is spun.",)))
+    store.thumb(reply, 1, person=1)
+    store.write_better(reply, Message(role="assistant", content=("It is spun well.",)), person=1)
+
+
+def without(folder: Path, manifest: dict[str, Any], name: str, column: str) -> None:
+    """Take a column out of a dump."""
+    table, path = manifest["tables"][name], folder / f"{name}.jsonl"
+    place = table["columns"].index(column)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row[:place] + row[place + 1 :]) + "\n" for row in rows))
+    table["columns"].remove(column)
+
+
+def without_chats(folder: Path) -> Head:
+    """Take the rows of chats out of a dump's log, as if they had never been; the head."""
+    path, kept, end = folder / "arena_log.jsonl", [], chain.START
+    for line in path.read_text().splitlines():
+        _, kind, subject, recorded, body, _, _ = json.loads(line)
+        if kind not in ("chat", "turn", "preference"):
+            fields = (end.seq + 1, kind, subject, recorded, body, end.hash)
+            end = Head(end.seq + 1, chain.entry_hash(*fields))
+            kept.append(json.dumps([*fields, end.hash]) + "\n")
+    path.write_text("".join(kept))
+    return end
 
 
 def test_processes_that_start_at_once_migrate_once(old: str, tmp_path: Path, revisions: Path) -> None:
@@ -247,7 +294,9 @@ def test_code_that_was_open_during_a_migration_stops_writing(
             pass
         with pytest.raises(InputError, match=f"has revision {NEXT}"):
             before.vote(pair.id, "tie")
-        assert len(list(before.battles(rated=None))) == 8
+        for look in (lambda: list(before.battles(rated=None)), before.models, before.verify):
+            with pytest.raises(InputError, match=f"has revision {NEXT}"):
+                look()
 
 
 def test_writers_beside_a_migration_are_done_before_or_refused(
@@ -289,7 +338,7 @@ def test_a_database_with_other_tables_is_left_alone(address: str) -> None:
         connection.execute(sa.text("CREATE TABLE arena_models (name TEXT)"))
         connection.execute(sa.text("INSERT INTO arena_models VALUES ('precious')"))
     database.close()
-    with pytest.raises(InputError, match="'arena_models' that is not ours"):
+    with pytest.raises(InputError, match="'arena_models' that is not Whorl's"):
         Store.open(address)
     with database.read() as connection:
         assert connection.execute(sa.text("SELECT name FROM arena_models")).scalar() == "precious"

@@ -49,18 +49,50 @@ def test_a_battle_of_many_turns_counts_them_all(store: Store, fight: Fight) -> N
     store.vote(pair.id, "tie")
     [row] = store.battles()
     assert row.weights_a == ("w-a", "w-a2")
-    assert {name: (a, b) for name, a, b in row.style}["tokens"] == (45, 7)
+    # Words, of both: one side's tokens beside the other's words would be a difference of units.
+    assert {name: (a, b) for name, a, b in row.style}["tokens"] == (7, 7)
     assert {name: (a, b) for name, a, b in row.style}["lists"] == (0, 2)
+
+
+def test_tokens_are_counted_where_every_reply_has_them(store: Store) -> None:
+    opening = [said("user", "What does a whorl do?")]
+    pair = store.start_battle(1, opening, model_a="amber-1", model_b="birch-2", probability=1, consent="rate")
+    replies = {
+        side: [Said(message=said("assistant", "It turns."), trace={"token_ids": list(range(count))})]
+        for side, count in (("a", 40), ("b", 9))
+    }
+    store.answer(pair.id, a=replies["a"], b=replies["b"])
+    store.vote(pair.id, "tie")
+    [row] = store.battles()
+    assert {name: (a, b) for name, a, b in row.style}["tokens"] == (40, 9)
+
+
+def test_a_vote_on_half_an_answer_is_kept_and_not_rated(store: Store) -> None:
+    opening = [said("user", "What does a whorl do?")]
+    pair = store.start_battle(1, opening, model_a="amber-1", model_b="birch-2", probability=1, consent="rate")
+    store.answer(
+        pair.id,
+        a=[Said(message=said("assistant", "It turns."), trace={"ending": "length"})],
+        b=[Said(message=said("assistant", "It"), trace={"ending": "stopped"})],
+    )
+    vote = store.vote(pair.id, "model_a")
+    assert not vote.rated and vote.reason == "reply b was stopped early"
+    assert list(store.battles()) == []
+    [row] = store.battles(rated=None)
+    assert row.about_a_reply
 
 
 @pytest.mark.parametrize(
     ("act", "said"),
     [
         (lambda store, pair: store.vote("no-such", "tie"), "'no-such' is not in the store"),
-        (lambda store, pair: store.vote(pair.id, "left"), "'left' is none of model_a"),
+        (lambda store, pair: store.vote(pair.id, "left"), "'left' is not one of model_a"),
         (lambda store, pair: store.vote(pair.id, "tie", person=2), "another person"),
         (lambda store, pair: store.vote(pair.id, "tie", at=float("nan")), "not seconds since 1970"),
-        (lambda store, pair: (store.vote(pair.id, "tie"), store.vote(pair.id, "tie")), "voted on once"),
+        (
+            lambda store, pair: (store.vote(pair.id, "tie"), store.vote(pair.id, "tie")),
+            "each battle takes one",
+        ),
         (lambda store, pair: (store.erase(pair.id), store.vote(pair.id, "tie")), "is erased"),
         (
             lambda store, pair: (store.vote(pair.id, "tie"), store.say(pair.id, said_("user", "more"))),
@@ -70,8 +102,8 @@ def test_a_battle_of_many_turns_counts_them_all(store: Store, fight: Fight) -> N
         (lambda store, pair: store.say(pair.id, said_("user", "x"), side="a"), "goes to both sides"),
         (lambda store, pair: store.say(pair.id, said_("user", "\ud800")), "lone surrogate"),
         (lambda store, pair: store.say("none", said_("user", "x")), "'none' is not in the store"),
-        (lambda store, pair: store.add_person("ann"), "'ann' is in the store already"),
-        (lambda store, pair: store.set_consent(pair.id, "maybe"), "'maybe' is none of none, rate, train"),
+        (lambda store, pair: store.add_person("ann"), "'ann' is already in the store"),
+        (lambda store, pair: store.set_consent(pair.id, "maybe"), "'maybe' is not one of none, rate, train"),
     ],
 )
 def test_a_mistake_is_refused_in_one_line_and_changes_nothing(
@@ -89,10 +121,10 @@ def test_a_battle_needs_two_known_models_and_both_answers(store: Store) -> None:
     opening = [said("user", "Hello there")]
     for given, wrong in (
         ({"model_b": "cedar"}, "'cedar' is not in the store"),
-        ({"model_b": "amber-1"}, "against itself"),
+        ({"model_b": "amber-1"}, "paired with itself"),
         ({"probability": 0.0}, "must be above 0"),
         ({"probability": float("nan")}, "must be above 0"),
-        ({"consent": "yes"}, "'yes' is none of"),
+        ({"consent": "yes"}, "'yes' is not one of"),
         ({"person": 7}, "person 7 is not in the store"),
         ({"opening": [said("system", "Be kind.")]}, "no user message"),
     ):
@@ -240,8 +272,8 @@ def test_erasing_leaves_a_tombstone_that_verifies_and_no_word(store: Store, figh
     with pytest.raises(InputError, match="is erased"):
         store.erase(pair.id)
     with store.database.read() as connection:
-        for rows in ("prompts WHERE sketch IS NOT NULL", "prompt_keys"):
-            assert connection.execute(sa.text(f"SELECT COUNT(*) FROM arena_{rows}")).scalar_one() == 1
+        for rows in ("id) FROM arena_prompts WHERE sketch IS NOT NULL", "prompt) FROM arena_prompt_keys"):
+            assert connection.execute(sa.text(f"SELECT COUNT(DISTINCT {rows}")).scalar_one() == 1
     if store.database.path:
         for file in store.database.path.parent.glob("arena.sqlite*"):
             assert b"xylophone" not in file.read_bytes(), file
@@ -251,7 +283,8 @@ def test_the_number_of_an_erased_prompt_is_not_given_again(store: Store, fight: 
     pair = fight(store)
     store.vote(pair.id, "tie")
     store.erase(pair.id)
-    assert fight(store).cluster != pair.cluster
+    assert fight(store, "Where do the wild geese go in winter?").cluster != pair.cluster
+    assert fight(store).cluster == pair.cluster  # the same words are the same prompt
 
 
 def test_both_sides_answer_in_one_transaction(store: Store) -> None:
@@ -276,7 +309,7 @@ def test_both_sides_answer_in_one_transaction(store: Store) -> None:
     again = store.answer(pair.id, b=[Said(message=said("assistant", "And yet."))])
     assert store.turns(pair.id)[-1].parent == made["b"][0] and list(again) == ["b"]
     for act, wrong in (
-        (lambda: store.answer(pair.id), "no answer to keep"),
+        (lambda: store.answer(pair.id), "no answer to store"),
         (lambda: store.answer(pair.id, a=[Said(message=said("user", "x"))]), "goes to both sides"),
         (lambda: store.answer("none", a=[asked]), "'none' is not in the store"),
         (lambda: store.answer(pair.id, a=[Said(message=said("assistant", "\ud800"))]), "lone surrogate"),
@@ -313,7 +346,7 @@ def test_a_battle_in_one_piece_is_as_one_in_four(store: Store, fight: Fight) -> 
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"winner": "left"}, "'left' is none of"),
+        ({"winner": "left"}, "'left' is not one of"),
         ({"b": ()}, "side b has not answered"),
         ({"model_b": "cedar"}, "'cedar' is not in the store"),
         ({"person": 9}, "person 9 is not in the store"),
@@ -334,7 +367,7 @@ def test_a_battle_in_one_piece_is_kept_whole_or_not_at_all(
 
 def test_a_chat_is_told_of_a_model_that_is_not_known(shared: Store) -> None:
     chat = shared.start_chat(1, [said("user", "Hello")], consent="none")
-    with pytest.raises(InputError, match="'cedar' is not in the store; add_model"):
+    with pytest.raises(InputError, match="'cedar' is not in the store; add it with add_model"):
         shared.say(chat, said("assistant", "Hi"), model="cedar")
 
 
@@ -355,7 +388,7 @@ def test_sign_in_takes_the_newest_token_alone(store: Store) -> None:
     second = store.new_token(1)
     assert store.sign_in("ann", second).id == 1
     for name, token in (("ann", first), ("ann", ""), ("bob", second), ("ann", "\ud800")):
-        with pytest.raises(InputError, match="name or token is wrong"):
+        with pytest.raises(InputError, match="wrong name or token"):
             store.sign_in(name, token)
     with pytest.raises(InputError, match="person 9"):
         store.new_token(9)
@@ -375,7 +408,7 @@ def test_thumbs_and_better_replies_are_kept_apart_from_votes(store: Store, fight
     question = store.turns(chat)[0].id
     for act, wrong in (
         (lambda: store.thumb(reply, 1, person=1), "vote on that instead"),
-        (lambda: store.thumb(question, 1, person=1), "only replies are judged"),
+        (lambda: store.thumb(question, 1, person=1), "only replies can be judged"),
         (lambda: store.thumb(turn, 5, person=1), "thumb 5"),
         (lambda: store.thumb(turn, 1, person=2), "another person"),
         (lambda: store.thumb(999, 1, person=1), "turn 999 is not in the store"),
@@ -406,7 +439,7 @@ def test_branches_of_a_chat_are_paths_by_parent(store: Store) -> None:
     anew = store.say(chat, said("user", "Anew"), parent=0)
     assert len(path(store.turns(chat), anew)) == 1
     other = store.start_chat(1, [said("user", "Hm.")], consent="none")
-    with pytest.raises(InputError, match=f"turn {again} is not of conversation {other}"):
+    with pytest.raises(InputError, match=f"turn {again} is not in conversation {other}"):
         store.say(other, said("user", "x"), parent=again)
     with pytest.raises(InputError, match="has no side"):
         store.say(other, said("assistant", "x"), side="a")
@@ -426,7 +459,7 @@ def test_search_finds_words_in_ones_own_conversations(store: Store) -> None:
         assert len(store.search(1, words)) == found, words
     store.erase(mine)
     assert store.search(1, "flax") == []
-    with pytest.raises(InputError, match="nothing to search for"):
+    with pytest.raises(InputError, match="the search is empty"):
         store.search(1, " ")
 
 

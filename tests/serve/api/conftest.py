@@ -45,11 +45,13 @@ class Server:
 @contextmanager
 def serving(*words: str, model: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "whorl", "serve", str(model), "--port", "0", "--device", "cpu",
-               "--dtype", "float32", "--memory", "0.02", *words]  # fmt: skip
+               "--dtype", "float32", "--memory", "0.02", "--end_with_stdin=true", *words]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
-    )
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        env=environment,
+        start_new_session=True,  # a signal to its group is not ours; it ends with the pipe that it reads
+    )  # fmt: skip
     try:
         yield Server(process)
     finally:
