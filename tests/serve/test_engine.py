@@ -21,10 +21,12 @@ from tests.models.learnt import (
     conversation_of,
     learn,
     learnt_tokenizer,
+    save_learnt,
 )
 from tests.serve.conftest import drive, make_engine
 from whorl.base.errors import InputError
 from whorl.base.nouns import Conversation, SamplingParams
+from whorl.kernels import native
 from whorl.models.chat import Assistant
 from whorl.models.config import LoraConfig, ModelConfig
 from whorl.models.context import Packed
@@ -55,6 +57,17 @@ def model(tokenizer: Tokenizer) -> Decoder:
 @pytest.fixture
 def engine(model: Decoder, tokenizer: Tokenizer) -> Engine:
     return make_engine(model, tokenizer, TEMPLATE.end_ids(tokenizer), memory=0.05)
+
+
+def test_a_started_engine_has_its_kernels_and_remembers_nothing(tmp_path: Path) -> None:
+    """The first request waits for no compiler, and finds everything as if nobody had been before it."""
+    native.kernels.cache_clear()
+    directory = save_learnt(tmp_path / "knows")
+    engine = Engine.start(directory, EngineConfig(device="cpu", dtype="float32", memory=0.02))
+    assert native.kernels.cache_info().currsize == 1
+    health = engine.health
+    assert not engine.busy and not any(health.counters.values())
+    assert health.pages_free == health.pages_total == engine.scheduler.pages.count
 
 
 def asked(conversation: Conversation, tokenizer: Tokenizer, id: str, **fields: Any) -> EngineRequest:

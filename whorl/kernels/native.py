@@ -13,6 +13,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 
+from whorl.base.progress import say
 from whorl.kernels import (
     native_attention,
     native_call,
@@ -131,18 +133,23 @@ def _build() -> Path:
         return place
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         objects = [str(Path(folder) / f"{source.stem}.o") for source in SOURCES]
-        for (source, flags), compiled in zip(SOURCES.items(), objects, strict=True):
-            _run(compiler, *FLAGS, *flags, "-c", str(source), "-o", compiled)
+        commands = [
+            (compiler, *FLAGS, *flags, "-c", str(source), "-o", compiled)
+            for (source, flags), compiled in zip(SOURCES.items(), objects, strict=True)
+        ]
+        say("compiling the C++ kernels for this CPU; they are kept")
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            list(threads.map(_run, commands))
         # Linked without -ffast-math: with it the library would, when loaded, make the whole process
         # flush subnormal numbers to zero.
         library = Path(folder) / place.name
         link = [f"-L{libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}"]
-        _run(compiler, "-fopenmp", "-shared", *objects, "-o", str(library), *link)
+        _run((compiler, "-fopenmp", "-shared", *objects, "-o", str(library), *link))
         library.replace(place)
     return place
 
 
-def _run(*command: str) -> None:
+def _run(command: tuple[str, ...]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
     if done.returncode:
         raise OSError(f"{command[0]} failed: {done.stderr.strip()[:200]}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from whorl.base.errors import InputError, one_line
+from whorl.base.nouns import SamplingParams
 from whorl.base.posix import keep_freed_memory
 from whorl.kernels.device import choose_device
 from whorl.models.decoder import Decoder
@@ -100,7 +101,18 @@ class Engine:
         ends = set(tokenizer.end_ids)
         if has_template(directory):
             ends |= set(ChatTemplate.load(directory).end_ids(tokenizer))
-        return cls(model, tokenizer, sorted(ends), config, version=weight_version(directory))
+        engine = cls(model, tokenizer, sorted(ends), config, version=weight_version(directory))
+        engine.warm()
+        return engine
+
+    def warm(self) -> None:
+        """Two tokens that nobody asked for and nothing remembers: kernels that are compiled on this machine
+        or tried before their first use are then no request's wait."""
+        params = SamplingParams(max_tokens=2, temperature=0, ignore_end=True)
+        self.submit(EngineRequest(id="warm", ids=(0,), params=params))
+        while self.busy:
+            self.step()
+        self._counters = dict.fromkeys(self._counters, 0.0)
 
     # -- what it is -------------------------------------------------------------------------------
 

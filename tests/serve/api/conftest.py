@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -37,6 +38,11 @@ class Server:
                 self.address = found.group(1)
                 self._known.set()
         self._known.set()
+
+    @property
+    def host(self) -> str:
+        """Where it listens, as host:port."""
+        return urlsplit(self.address).netloc
 
     def client(self, key: str = "none", **more: object) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=60, **more)  # type: ignore[arg-type]
