@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from whorl.base.posix import start_with_socket, tree_memory
+from whorl.base.posix import one_at_a_time, start_with_socket, tree_memory
 
 FAULTS = """
 import resource, sys
@@ -32,6 +35,38 @@ def test_freed_memory_is_kept_and_not_faulted_in_again() -> None:
         return int(done.stdout)
 
     assert faults("keep") < 100 < faults("give back")
+
+
+LOCK = """
+import sys
+from pathlib import Path
+from whorl.base.posix import one_at_a_time
+with one_at_a_time(Path(sys.argv[1])):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no flock")
+@pytest.mark.parametrize("leaves", ["ends", "is killed"])
+def test_a_lock_is_one_process_at_a_time_and_does_not_outlive_it(tmp_path: Path, leaves: str) -> None:
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LOCK, str(tmp_path / "lock")]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with start() as first:
+        assert first.stdout is not None and first.stdout.readline() == "mine\n"
+        with start() as second:
+            assert second.stdout is not None
+            assert not select.select([second.stdout], [], [], 1.0)[0], "it waits"
+            first.kill() if leaves == "is killed" else first.communicate()
+            assert second.stdout.readline() == "mine\n"
+            second.communicate()
+
+
+def test_where_no_file_can_be_locked_nobody_waits(tmp_path: Path) -> None:
+    with one_at_a_time(tmp_path / "no folder" / "lock"):
+        assert not list(tmp_path.iterdir())
 
 
 HOLD = """

@@ -26,17 +26,29 @@ print(float(q.grad.float().norm()), float(torch.tensor(1e-40) * 0.5))
 """
 
 
+def start(**changes: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAIN], env=os.environ | changes, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[list[str], str]:
+    """The lines of its output, and what it said beside them."""
+    told, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    return told.splitlines(), said
+
+
 def run(**changes: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN], env=os.environ | changes, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return ended(start(**changes))[0]
 
 
 @pytest.mark.skipif(compiler_available() is None, reason="no C++ compiler")
 def test_with_and_without_a_compiler_the_gradients_agree(tmp_path: Path) -> None:
-    built = run(XDG_CACHE_HOME=str(tmp_path))
+    """Two processes that need them at once compile them once, as a node's ranks do."""
+    (built, said), (beside, said_beside) = map(ended, [start(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2)])
+    assert built == beside and (said + said_beside).count("compiling the C++ kernels") == 1
     portable = run(XDG_CACHE_HOME=str(tmp_path / "other"), PATH="/nowhere", CXX="")
     assert built[0] == "native" and "no C++ compiler" in portable[0]
     assert len(list((tmp_path / "whorl" / "kernels").glob("*.so"))) == 1

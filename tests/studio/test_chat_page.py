@@ -204,6 +204,23 @@ def test_searching_naming_and_erasing(chat: Callable[..., Any]) -> None:
     assert page.get_by_role("link", name="About foxes").count() == 0
 
 
+def test_who_types_before_the_page_is_ready_goes_on_where_he_was(chat: Callable[..., Any]) -> None:
+    """The page's script comes late and wants the keyboard for the message."""
+    page = chat()
+    say(page, "echo a slow page")
+    settle(page, 1)
+    late: list[Any] = []
+    page.route("**/static/talk.js", lambda route: late.append(route))
+    with page.expect_request("**/static/talk.js"):
+        page.goto(page.url.partition("/chat")[0] + "/chat", wait_until="commit")
+    page.get_by_label("Search your chats").press_sequentially("slow")
+    late.pop().continue_()
+    page.get_by_role("heading", name="What would you like to talk about?").wait_for()
+    page.keyboard.type(" page")
+    page.get_by_role("heading", name="1 conversation").wait_for()
+    assert page.get_by_label("Search your chats").input_value() == "slow page"
+
+
 def test_a_dead_model_is_said_and_the_message_stays(chat: Callable[..., Any]) -> None:
     page = chat()
     say(page, "refuse")

@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ def fsync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold the lock of the file `path`, which is made: other processes of this machine wait here until it is
+    given back, or its holder is gone. Everybody goes on at once on Windows, and where no file can be locked.
+    """
+    with ExitStack() as held:
+        if os.name == "posix":
+            import fcntl
+
+            with suppress(OSError):
+                fcntl.flock(held.enter_context(path.open("w")), fcntl.LOCK_EX)
+        yield
 
 
 def start_with_socket(

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from whorl.base.posix import one_at_a_time
 from whorl.base.progress import say
 from whorl.kernels import (
     native_attention,
@@ -101,8 +102,12 @@ def status() -> str:
 def kernels() -> Native:
     """Build, try and load the kernels, once a process; what is built and tried is kept."""
     try:
-        place = _build()
-        refused = native_trial.refused(place, tuple(KERNELS))
+        compiler, place = _compiler_and_place()
+        with one_at_a_time(place.with_suffix(".lock")):  # a node's ranks all start at once
+            if not place.exists():
+                say("compiling the C++ kernels for this CPU; they are kept")
+                _build(compiler, place)
+            refused = native_trial.refused(place, tuple(KERNELS))
         library = ctypes.CDLL(str(place))
     except (OSError, subprocess.SubprocessError) as error:
         return Native(status=f"C++ kernels are disabled: {str(error).splitlines()[0]}")
@@ -111,12 +116,11 @@ def kernels() -> Native:
     return Native(**bound, status=f"C++ kernels are disabled: {reasons}" if refused else "native")
 
 
-def _build() -> Path:
-    """The shared library of this source, compiler, CPU and torch; compiled when it is not there yet."""
+def _compiler_and_place() -> tuple[str, Path]:
+    """The compiler, and where the shared library of this source, compiler, CPU and torch lies or belongs."""
     compiler = compiler_available()
     if compiler is None:
         raise OSError("no C++ compiler was found; install g++")
-    libraries = Path(torch.__file__).parent / "lib"
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     key = [
         *(" ".join((*flags, source.read_text())) for source, flags in SOURCES.items()),
@@ -128,16 +132,18 @@ def _build() -> Path:
         _cpu(),
         *(os.environ.get(name, "") for name in CPU_LIMITS),
     ]
-    place = _cache() / f"kernels-{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:16]}.so"
-    if place.exists():
-        return place
+    digest = hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:16]
+    return compiler, _cache() / f"kernels-{digest}.so"
+
+
+def _build(compiler: str, place: Path) -> None:
+    libraries = Path(torch.__file__).parent / "lib"
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         objects = [str(Path(folder) / f"{source.stem}.o") for source in SOURCES]
         commands = [
             (compiler, *FLAGS, *flags, "-c", str(source), "-o", compiled)
             for (source, flags), compiled in zip(SOURCES.items(), objects, strict=True)
         ]
-        say("compiling the C++ kernels for this CPU; they are kept")
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             list(threads.map(_run, commands))
         # Linked without -ffast-math: with it the library would, when loaded, make the whole process
@@ -146,7 +152,6 @@ def _build() -> Path:
         link = [f"-L{libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}"]
         _run((compiler, "-fopenmp", "-shared", *objects, "-o", str(library), *link))
         library.replace(place)
-    return place
 
 
 def _run(command: tuple[str, ...]) -> None:

@@ -278,4 +278,4 @@ const remembered = localStorage.getItem("arena-consent");
 for (const one of part("start").querySelectorAll("input")) one.checked = one.value === (remembered ?? "rate");
 showStanding(JSON.parse(arena.dataset.standing));
 show(JSON.parse(arena.dataset.battle));
-if (!battle) composer.focus();
+if (!battle) composer.focusFirst();

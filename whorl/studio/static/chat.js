@@ -309,7 +309,7 @@ if (talk?.exchange) hear(talk.exchange);
 draw();
 if (!goTo(location.hash)) {
   toEnd();
-  if (matchMedia("(hover: hover)").matches) composer.focus(); // a phone would open its keyboard
+  composer.focusFirst();
 }
 addEventListener("hashchange", () => goTo(location.hash));
 addEventListener("popstate", () => location.hash || location.reload());

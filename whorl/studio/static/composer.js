@@ -81,6 +81,11 @@ class MessageComposer extends HTMLElement {
 
   focus() { this.area.focus(); }
 
+  /** At a page's start: not from who has begun elsewhere meanwhile, nor on a phone, where it opens the keyboard. */
+  focusFirst() {
+    if (document.activeElement === document.body && matchMedia("(hover: hover)").matches) this.focus();
+  }
+
   #button(name, word, kind) {
     const button = element("button", { type: "button", className: kind, title: word });
     button.append(icon(name), element("span", { className: "unseen" }, word));
