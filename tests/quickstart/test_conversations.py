@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from itertools import islice, pairwise
 
 import pytest
@@ -21,6 +22,7 @@ from whorl.quickstart.conversations import (
     mixed,
     names_of,
     passages,
+    strangers,
 )
 from whorl.tasks import Arithmetic, Digits, LookUps
 from whorl.tasks.replies import traced
@@ -93,6 +95,21 @@ def test_nothing_held_out_is_ever_taught(python: Names) -> None:
         assert lesson.messages[-1].text not in held
     for example in islice(task.examples("train"), turn):
         assert example.meta["name"] not in held and example.reference.casefold() not in sentences
+
+
+def test_names_that_do_not_exist_are_looked_up_and_said_not_to_be_there(python: Names) -> None:
+    tools = [calculator_tool(), lookup_tool(python.entries.get, max_words=RESULT_WORDS)]
+    task = LookUps(sentences=python.sentences, tools=[tool.schema for tool in tools])
+    taught = list(islice(strangers(task, tools), 500))
+    held = set(task.names["test"])
+    names = [lesson.messages[1].tool_calls[0].arguments["name"] for lesson in taught]
+    assert len(set(names)) > 450 and held.isdisjoint(names) and set(python.entries).isdisjoint(names)
+    for name, lesson in zip(names, taught, strict=True):
+        asked, _, result, reply = lesson.messages
+        assert f"`{name}`" in asked.text and name in result.text and result.text.startswith("error: ")
+        assert reply.text == f"Nothing is documented under `{name}`."
+    begun = [replace(lesson, messages=lesson.messages[:1]) for lesson in taught]
+    assert [one.conversation for one in converse(by_script(taught), begun, tools, max_calls=1)] == taught
 
 
 NOTES = [

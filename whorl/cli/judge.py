@@ -289,6 +289,6 @@ def unreadable_notes(report: dict[str, Any], what: str) -> list[str]:
         return []
     example = report["unreadable_example"]
     return [
-        f"no verdict could be read for {report['unreadable']:,} {what}and were excluded from all"
-        f" figures; the judge said: {example or 'nothing'}"
+        f"no verdict could be read for {report['unreadable']:,} {what}, which no figure counts; the judge"
+        f" said: {example or 'nothing'}"
     ]

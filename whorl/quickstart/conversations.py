@@ -17,8 +17,8 @@ from typing import Protocol
 from whorl.base.errors import DataError, InputError
 from whorl.base.nouns import Conversation, Message
 from whorl.data.document import Document
-from whorl.tasks.lookups import LookUps
-from whorl.tasks.replies import ask, saying
+from whorl.tasks.lookups import WORD, LookUps
+from whorl.tasks.replies import ask, calling, saying
 from whorl.tasks.task import Example, randomness
 from whorl.tools.definition import Tool
 from whorl.tools.entries import Entry, first_sentence
@@ -40,6 +40,7 @@ OWN_QUESTIONS = (
     'And "{name}"?',
 )
 MEMORY_QUESTIONS = ("From memory: what does `{name}` do?", "Without looking it up, what is `{name}`?")
+UNKNOWN = "Nothing is documented under `{name}`."
 PASSAGE_QUESTIONS = (
     "Which title fits this?\n{text}",
     "What is this about?\n{text}",
@@ -182,6 +183,31 @@ def memories(task: LookUps, *, seed: int = 0) -> Iterator[Conversation]:
     yield from _chats(task, {}, MEMORY_QUESTIONS, seed)
 
 
+def strangers(task: LookUps, tools: Sequence[Tool], *, seed: int = 0) -> Iterator[Conversation]:
+    """Questions about names that do not exist: of a name that is not held out one part is made anew, of words
+    from the documentation. The call, and that nothing is documented there. Endless.
+
+    Besides the honest answer they teach to copy: real names repeat each other's words, so that many tokens
+    are never part of one, and the model would not copy those."""
+    by_name = {tool.name: tool for tool in tools}
+    names = _trained(task)
+    words = sorted({word for name in names for word in WORD.findall(task.sentences[name])})
+    for place in count():
+        rng = randomness(seed, "names that do not exist", place)
+        parts = names[int(rng.integers(len(names)))].split(".")
+        drawn = [words[index] for index in rng.integers(len(words), size=int(rng.integers(1, 4)))]
+        made = ("_".join(drawn).lower(), "".join(map(str.capitalize, drawn)), "".join(drawn).lower())
+        parts[int(rng.integers(len(parts)))] = made[int(rng.integers(len(made)))]
+        name = ".".join(parts)
+        if name in task.sentences:
+            continue
+        question = task.questions[int(rng.integers(len(task.questions)))]
+        asked = ask(question.format(name=name), tools=task.tools, id=f"{task.name}-unknown-{place}")
+        call = calling(task.tool, name=name)
+        results = [answer(one, by_name) for one in call.tool_calls]
+        yield replace(asked, messages=(*asked.messages, call, *results, saying(UNKNOWN.format(name=name))))
+
+
 def passages(task: LookUps, entries: Mapping[str, Entry], *, seed: int = 0) -> Iterator[Conversation]:
     """Plain chat about the user's passages that are not held out: the passage, then its title. Endless."""
     yield from _chats(task, entries, PASSAGE_QUESTIONS, seed)
@@ -190,9 +216,7 @@ def passages(task: LookUps, entries: Mapping[str, Entry], *, seed: int = 0) -> I
 def _chats(
     task: LookUps, entries: Mapping[str, Entry], questions: Sequence[str], seed: int
 ) -> Iterator[Conversation]:
-    names = task.names["train"]
-    if not names:
-        raise InputError(f"task {task.name}: no names outside the test split; give more documents")
+    names = _trained(task)
     for turn in count():
         for place, index in enumerate(randomness(seed, questions[0], turn).permutation(len(names))):
             name = names[index]
@@ -203,3 +227,10 @@ def _chats(
             asked = ask(question.format(name=name, text=text), id=id)
             reply = saying(name if entries else task.sentences[name])
             yield replace(asked, messages=(*asked.messages, reply))
+
+
+def _trained(task: LookUps) -> tuple[str, ...]:
+    names = task.names["train"]
+    if not names:
+        raise InputError(f"task {task.name}: no names outside the test split; give more documents")
+    return names

@@ -16,6 +16,7 @@ from whorl.quickstart.conversations import (
     mixed,
     names_of,
     passages,
+    strangers,
 )
 from whorl.quickstart.corpus import Corpus
 from whorl.tasks.arithmetic import Arithmetic
@@ -28,7 +29,7 @@ from whorl.tools.entries import Entry
 from whorl.tools.pythondocs import PythonDocs
 
 # Shares of conversations. Look-ups are the hardest: a name never seen is to be copied exactly.
-LOOKUPS, ARITHMETIC, DIGITS, MEMORIES = 0.35, 0.18, 0.44, 0.03
+LOOKUPS, STRANGERS, ARITHMETIC, DIGITS, MEMORIES = 0.35, 0.08, 0.16, 0.38, 0.03
 ARENA_PROMPTS = 300  # held-out ones of each task, for battles
 LEAST_NAMES = 20  # titles below which there is nothing to hold out
 
@@ -89,8 +90,11 @@ class Course:
         streams = [(lessons(self.arithmetic, self.tools), ARITHMETIC), (lessons(self.digits), DIGITS)]
         if self.lookups is not None:
             streams.append((lessons(self.lookups, self.tools), LOOKUPS))
-            own = passages(self.lookups, self.entries, seed=self.seed)
-            streams.append((own if self.own else memories(self.lookups, seed=self.seed), MEMORIES))
+            if self.own:  # their titles are found from something close, too
+                streams.append((passages(self.lookups, self.entries, seed=self.seed), MEMORIES))
+            else:
+                streams.append((memories(self.lookups, seed=self.seed), MEMORIES))
+                streams.append((strangers(self.lookups, self.tools, seed=self.seed), STRANGERS))
         return mixed(streams, n, seed=self.seed)
 
 

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
-
 from whorl.base.nouns import Message, ToolCall
 from whorl.serve.api.errors import ApiError
-from whorl.serve.api.metrics import Timer
-from whorl.serve.api.schemas import ChatRequest, ignored_header
-from whorl.serve.api.served import (
-    Served,
-    begun,
-    check_prompt,
-    event_error,
-    merged,
-    prepared,
-    unless_gone,
-)
-from whorl.serve.api.streaming import sse
+from whorl.serve.api.generation import Generation, usage_of
+from whorl.serve.api.schemas import ChatRequest
+from whorl.serve.api.served import Served, check_prompt, prepared
 from whorl.serve.api.traces import Traces
 from whorl.serve.requests import EngineEvent, EngineRequest, Token
 from whorl.serve.wire import PrepareChat, Prepared
+
+CHUNK = "chat.completion.chunk"
 
 
 @dataclass
@@ -101,32 +90,17 @@ class _Choice:
         )  # fmt: skip
 
 
-class Chat:
-    """One request on its way: prepared, admitted, generated, answered."""
+class Chat(Generation[ChatRequest, Prepared]):
+    kind, prefix = "chat.completion", "chatcmpl"
 
     def __init__(self, served: Served, traces: Traces | None, asked: ChatRequest, lenient: bool) -> None:
-        self.served, self.traces, self.asked = served, traces, asked
-        self.ignored = asked.check_fields(lenient=lenient)
-        self.id = f"chatcmpl-{secrets.token_hex(12)}"
-        self.created = int(time.time())
-        self.model, self.adapter = served.find(asked.model)
+        super().__init__(served, traces, asked, lenient)
         if asked.top_logprobs and not asked.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
         limit = asked.max_completion_tokens or asked.max_tokens or self.model.client.info.context
         self.params = served.params(asked, self.model, limit)
-        self.version = self.model.version(self.adapter)
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"X-Whorl-Weights": self.version, **ignored_header(self.ignored)}
-
-    async def answer(self, http: HttpRequest) -> Response:
-        if not self.asked.stream:
-            return JSONResponse(await unless_gone(http, self._whole()), headers=self.headers)
-        prompt, room = await begun(http, self.served, self.model, self.asked.n, self._prompt)
-        return sse(self._chunks(prompt), room, self.served.limits.keep_alive_seconds, self.headers)
-
-    async def _prompt(self) -> Prepared:
+    async def prepare(self) -> Prepared:
         prompt = await prepared(self.model, self._to_prepare(), "messages")
         check_prompt(self.model, prompt.ids, 1, "messages")
         return prompt
@@ -142,56 +116,42 @@ class Chat:
             lark=asked.guided_grammar, context=self.model.client.info.context,
         )  # fmt: skip
 
-    def _requests(self, prompt: Prepared) -> list[EngineRequest]:
+    def requests(self, prompts: Prepared) -> list[EngineRequest]:
         asked = self.asked
         return [
             EngineRequest(
-                id=f"{self.id}-{number}", ids=prompt.ids, kind="chat", params=self.params,
-                images=prompt.images, image_positions=prompt.image_positions,
-                image_digests=prompt.image_digests, adapter=self.adapter, number=number,
-                priority=asked.priority, grammar=prompt.grammar, calls=prompt.calls,
+                id=f"{self.id}-{number}", ids=prompts.ids, kind="chat", params=self.params,
+                images=prompts.images, image_positions=prompts.image_positions,
+                image_digests=prompts.image_digests, adapter=self.adapter, number=number,
+                priority=asked.priority, grammar=prompts.grammar, calls=prompts.calls,
                 top_logprobs=asked.top_logprobs or 0,
-                thinking=prompt.thinking,
+                thinking=prompts.thinking,
             )
             for number in range(asked.n)
         ]  # fmt: skip
 
-    async def _events(self, prompt: Prepared) -> AsyncIterator[tuple[int, EngineEvent]]:
-        timer = Timer(self.served.metrics, self.model.name)
-        stream = merged(self.model.client, self._requests(prompt))
-        try:
-            async for number, event in stream:
-                if event.error:
-                    raise event_error(event)
-                timer.saw(number, event)
-                yield number, event
-        finally:
-            await stream.aclose()  # type: ignore[attr-defined]
-
-    async def _whole(self) -> dict[str, Any]:
+    async def whole(self, prompts: Prepared) -> dict[str, Any]:
         choices = [_Choice() for _ in range(self.asked.n)]
         cached = 0
-        async with self.served.admitted(self.model, self.asked.n):
-            prompt = await self._prompt()
-            async for number, event in self._events(prompt):
-                choices[number].add(event)
-                cached = max(cached, event.cached_tokens)
-        self._trace(choices, prompt)
+        async for number, event in self.events(prompts):
+            choices[number].add(event)
+            cached = max(cached, event.cached_tokens)
+        self._trace(choices, prompts)
         found = [
             {"index": number, "message": choice.message(), "finish_reason": choice.reason,
              "logprobs": token_logprobs(choice.tokens) if self.asked.logprobs else None}
             | self._ids(choice.tokens)
             for number, choice in enumerate(choices)
         ]  # fmt: skip
-        told = self._body("chat.completion", found) | self._prompt_ids(prompt)
-        return told | {"usage": self._usage(prompt, choices, cached)}
+        told = self.body(found) | self._prompt_ids(prompts)
+        return told | {"usage": self._usage(prompts, choices, cached)}
 
-    async def _chunks(self, prompt: Prepared) -> AsyncIterator[dict[str, Any]]:
+    async def chunks(self, prompts: Prepared) -> AsyncIterator[dict[str, Any]]:
         choices = [_Choice() for _ in range(self.asked.n)]
         cached = 0
         for number in range(self.asked.n):
-            yield self._chunk(number, {"role": "assistant", "content": ""}) | self._prompt_ids(prompt)
-        events = self._events(prompt)
+            yield self._chunk(number, {"role": "assistant", "content": ""}) | self._prompt_ids(prompts)
+        events = self.events(prompts)
         try:
             async for number, event in events:
                 delta = choices[number].add(event)
@@ -204,17 +164,16 @@ class Chat:
                     yield self._chunk(number, {}, finish=choices[number].reason)
         finally:
             await events.aclose()  # type: ignore[attr-defined]
-        self._trace(choices, prompt)
-        if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
-            usage = self._usage(prompt, choices, cached)
-            yield self._body("chat.completion.chunk", []) | {"usage": usage}
+        self._trace(choices, prompts)
+        if self.wants_usage:
+            yield self.body([], CHUNK) | {"usage": self._usage(prompts, choices, cached)}
 
     def _chunk(
         self, number: int, delta: dict[str, Any], scores: Any = None, finish: str | None = None,
         more: dict[str, Any] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         choice = {"index": number, "delta": delta, "logprobs": scores, "finish_reason": finish} | (more or {})
-        return self._body("chat.completion.chunk", [choice])
+        return self.body([choice], CHUNK)
 
     def _prompt_ids(self, prompt: Prepared) -> dict[str, Any]:
         """What a trace needs of the prompt, for who asked: vLLM's name, and ours beside it."""
@@ -235,12 +194,6 @@ class Chat:
             "kept": [token.kept for token in tokens],
         }
 
-    def _body(self, kind: str, choices: list[Any]) -> dict[str, Any]:
-        return {
-            "id": self.id, "object": kind, "created": self.created, "model": self.asked.model,
-            "system_fingerprint": self.version, "choices": choices,
-        }  # fmt: skip
-
     def _usage(self, prompt: Prepared, choices: list[_Choice], cached: int) -> dict[str, Any]:
         return usage_of(len(prompt.ids), sum(len(choice.tokens) for choice in choices), cached)
 
@@ -252,13 +205,6 @@ class Chat:
                 f"{self.id}-{number}", self.asked.model, choice.noun(), choice.tokens, choice.finish,
                 self.params, prompt, self.version, {"messages": self.asked.messages},
             )  # fmt: skip
-
-
-def usage_of(prompt: int, reply: int, cached: int) -> dict[str, Any]:
-    return {
-        "prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }  # fmt: skip
 
 
 def token_logprobs(tokens: list[Token]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import base64
 import math
 import secrets
 import struct
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,21 +13,18 @@ from fastapi import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from whorl.base.nouns import Message
-from whorl.serve.api.chat import usage_of
 from whorl.serve.api.errors import ApiError
-from whorl.serve.api.metrics import Timer
+from whorl.serve.api.generation import Generation, usage_of
 from whorl.serve.api.schemas import CompletionRequest, EmbeddingRequest, ignored_header, prompts_of
 from whorl.serve.api.served import (
     Served,
     ServedModel,
-    begun,
     check_prompt,
     event_error,
     merged,
     prepared,
     unless_gone,
 )
-from whorl.serve.api.streaming import sse
 from whorl.serve.api.traces import Traces
 from whorl.serve.requests import EngineEvent, EngineRequest, Token
 from whorl.serve.wire import Prepared, PrepareIds, PrepareText
@@ -71,16 +67,15 @@ class _Choice:
         return text
 
 
-class Completion:
-    """One request: every prompt `n` times."""
+class Completion(Generation[CompletionRequest, list[Prepared]]):
+    """Every prompt `n` times."""
+
+    kind, prefix = "text_completion", "cmpl"
 
     def __init__(
         self, served: Served, traces: Traces | None, asked: CompletionRequest, lenient: bool
     ) -> None:
-        self.served, self.traces, self.asked = served, traces, asked
-        self.ignored = asked.check_fields(lenient=lenient)
-        self.id, self.created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
-        self.model, self.adapter = served.find(asked.model)
+        super().__init__(served, traces, asked, lenient)
         self.prompts = prompts_of(asked.prompt, "prompt", served.limits.choices)
         self.only_score = asked.max_tokens == 0
         if self.only_score and not asked.echo:
@@ -96,20 +91,9 @@ class Completion:
             raise ApiError(400, message, param="n")
         limit = asked.max_tokens or (16 if asked.max_tokens is None else 1)
         self.params = served.params(asked, self.model, limit)
-        self.version = self.model.version(self.adapter)
         self.count = len(self.prompts) * asked.n
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"X-Whorl-Weights": self.version, **ignored_header(self.ignored)}
-
-    async def answer(self, http: HttpRequest) -> Response:
-        if not self.asked.stream:
-            return JSONResponse(await unless_gone(http, self._whole()), headers=self.headers)
-        prompts, room = await begun(http, self.served, self.model, self.count, self._prepared)
-        return sse(self._chunks(prompts), room, self.served.limits.keep_alive_seconds, self.headers)
-
-    async def _prepared(self) -> list[Prepared]:
+    async def prepare(self) -> list[Prepared]:
         made = await token_prompts(self.model, self.prompts, 0 if self.only_score else 1, "prompt")
         if self.asked.echo and self.asked.logprobs is None:  # else the tokens come back with their texts
             for place, given in enumerate(self.prompts):
@@ -117,7 +101,7 @@ class Completion:
                     made[place] = await prepared(self.model, PrepareIds(made[place].ids), "prompt")
         return made
 
-    def _requests(self, prompts: list[Prepared]) -> list[EngineRequest]:
+    def requests(self, prompts: list[Prepared]) -> list[EngineRequest]:
         scored = self.asked.echo and self.asked.logprobs is not None
         return [
             EngineRequest(
@@ -129,27 +113,13 @@ class Completion:
             for number in range(self.asked.n)
         ]  # fmt: skip
 
-    async def _events(self, prompts: list[Prepared]) -> AsyncIterator[tuple[int, EngineEvent]]:
-        timer = Timer(self.served.metrics, self.model.name)
-        stream = merged(self.model.client, self._requests(prompts))
-        try:
-            async for place, event in stream:
-                if event.error:
-                    raise event_error(event)
-                timer.saw(place, event)
-                yield place, event
-        finally:
-            await stream.aclose()  # type: ignore[attr-defined]
-
-    async def _whole(self) -> dict[str, Any]:
+    async def whole(self, prompts: list[Prepared]) -> dict[str, Any]:
         choices = [_Choice() for _ in range(self.count)]
-        async with self.served.admitted(self.model, self.count):
-            prompts = await self._prepared()
-            async for place, event in self._events(prompts):
-                choices[place].add(event)
+        async for place, event in self.events(prompts):
+            choices[place].add(event)
         found = [self._choice(place, choice, prompts) for place, choice in enumerate(choices)]
         self._trace(choices, prompts)
-        return self._body(found) | {"usage": self._usage(prompts, choices)}
+        return self.body(found) | {"usage": self._usage(prompts, choices)}
 
     def _choice(self, place: int, choice: _Choice, prompts: list[Prepared]) -> dict[str, Any]:
         text, tokens, hidden = choice.text, choice.tokens, 0
@@ -164,9 +134,9 @@ class Completion:
         finish = "length" if self.only_score else choice.finish
         return {"index": place, "text": text, "logprobs": scores, "finish_reason": finish}
 
-    async def _chunks(self, prompts: list[Prepared]) -> AsyncIterator[dict[str, Any]]:
+    async def chunks(self, prompts: list[Prepared]) -> AsyncIterator[dict[str, Any]]:
         choices = [_Choice() for _ in range(self.count)]
-        events = self._events(prompts)
+        events = self.events(prompts)
         try:
             async for place, event in events:
                 choice = choices[place]
@@ -178,12 +148,12 @@ class Completion:
                 if text or event.finish or scores:
                     one = {"index": place, "text": text, "logprobs": scores,
                            "finish_reason": event.finish or None}  # fmt: skip
-                    yield self._body([one])
+                    yield self.body([one])
         finally:
             await events.aclose()  # type: ignore[attr-defined]
         self._trace(choices, prompts)
-        if self.asked.stream_options is not None and self.asked.stream_options.include_usage:
-            yield self._body([]) | {"usage": self._usage(prompts, choices)}
+        if self.wants_usage:
+            yield self.body([]) | {"usage": self._usage(prompts, choices)}
 
     def _trace(self, choices: list[_Choice], prompts: list[Prepared]) -> None:
         if self.traces is None or self.only_score:
@@ -200,12 +170,6 @@ class Completion:
         reply = sum(len(choice.tokens) for choice in choices)
         cached = max(choice.cached for choice in choices)
         return usage_of(sum(len(prompt.ids) for prompt in prompts), reply, cached)
-
-    def _body(self, choices: list[Any]) -> dict[str, Any]:
-        return {
-            "id": self.id, "object": "text_completion", "created": self.created, "model": self.asked.model,
-            "system_fingerprint": self.version, "choices": choices,
-        }  # fmt: skip
 
 
 def legacy_logprobs(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -213,20 +213,6 @@ async def unless_gone(http: HttpRequest, work: Any) -> Any:
         for one in (task, watch):
             one.cancel()
         await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def begun(
-    http: HttpRequest, served: Served, model: ServedModel, count: int, prepare: Callable[[], Awaitable[T]]
-) -> tuple[T, AsyncExitStack]:
-    """Room for a stream's `count` sequences, and its prompt: both before its first byte goes, so that what
-    is refused has its status. The room is given back by closing the stack."""
-    stack = AsyncExitStack()
-    try:
-        await stack.enter_async_context(served.admitted(model, count))
-        return await unless_gone(http, prepare()), stack
-    except BaseException:
-        await stack.aclose()
-        raise
 
 
 def dump(value: Any) -> str:
