@@ -188,6 +188,19 @@ def test_the_page_does_not_wait_for_the_log(workspace: Path) -> None:
         studio.store.close()
 
 
+def test_the_first_board_of_a_studio_that_is_open_is_whole(workspace: Path) -> None:
+    from fastapi.testclient import TestClient
+
+    from whorl.studio import StudioConfig, app
+    from whorl.studio.studio import Studio
+
+    studio = Studio.open(StudioConfig(workspace=str(workspace)))
+    with TestClient(app(studio), base_url="http://127.0.0.1") as client:  # started, as by its server
+        client.get(f"/enter?key={studio.sessions.key}&next=/health")
+        page = client.get("/board").text
+    assert "votes count" in page and 'id="reading" role="status" hidden' in page
+
+
 # -- in a browser ------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -32,6 +33,8 @@ from whorl.studio.studio import Studio
 from whorl.studio.web.guards import SAFE, FewChanges, SameOrigin, SecurityHeaders, WholePath
 from whorl.studio.web.pages import STATIC
 
+READING_SECONDS = 0.5  # that the start waits for the votes to be read
+
 
 class Files(StaticFiles):
     """The browser asks each time whether a file has changed, and is told with its ETag: an upgraded
@@ -51,6 +54,9 @@ def app(studio: Studio) -> FastAPI:
         studio.pool.watch()
         studio.roster.watch()
         studio.battles.start()
+        # When it says that it is open it has read a log of twenty thousand votes: the first pages would fight
+        # with the reading for the machine. A longer one is read on beside them.
+        await run_in_threadpool(studio.battles.board.is_read, READING_SECONDS)
         yield
         await studio.close()
 

@@ -25,21 +25,24 @@ def run_studio(config: StudioConfig, ready: Callable[[str], None] | None = None)
     try:
         studio = Studio.open(config)
         host, address = address_of(listener, config.root_path)
-        entrance = f"{address}/enter?key={quote(studio.sessions.key)}"
         say(f"studio over {studio.workspace.resolve()}: {', '.join(studio.pool.names()) or 'no model yet'}")
         if not ipaddress.ip_address(host).is_loopback:
             say(
                 f"{host} is reachable from other machines: put HTTPS in front of it, and give people"
                 " tokens on /people"
             )
-        say(f"open {entrance}")
-        if ready is not None:
-            ready(entrance)
+
+        def opened() -> None:
+            entrance = f"{address}/enter?key={quote(studio.sessions.key)}"
+            say(f"open {entrance}")
+            if ready is not None:
+                ready(entrance)
+
         settings = http_settings(
             app(studio), trusted_proxy=config.trusted_proxy, drain_seconds=config.limits.drain_seconds,
             lifespan=True,
         )  # fmt: skip
-        server = Server(settings)
+        server = Server(settings, opened)
         keep_loaded()
         server.run(sockets=[listener])
     finally:

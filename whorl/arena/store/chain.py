@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -171,8 +172,8 @@ def checked_time(given: float | None) -> float:
 
 def parse_body(text: str, where: str) -> dict[str, Any]:
     try:
-        body = json.loads(text)
-    except json.JSONDecodeError as error:
+        body = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
         raise DataError(f"{where}: body is not JSON ({error}); run whorl arena verify") from error
     if not isinstance(body, dict):
         raise DataError(f"{where}: body is not an object; run whorl arena verify")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from numpy.typing import DTypeLike, NDArray
 
 from whorl.arena.battles import WINNERS, Battles, Labels
-from whorl.arena.store import chain, votes
+from whorl.arena.store import votes
 from whorl.arena.store.records import CONSENTS, BattleVote, Consent
 from whorl.arena.store.schema import log
 from whorl.arena.store.store import Store
@@ -50,22 +51,37 @@ class LiveVotes:
             found = connection.execute(
                 NEWER, {"after": before}, execution_options={"yield_per": ROWS_AT_ONCE}
             )
-            for row in found:
-                if row.kind == "vote":
-                    self._add(row.seq, chain.parse_body(row.body, f"log row {row.seq}"))
-                elif row.kind == "consent":
-                    self._consents[row.subject] = votes.as_consent(row.body)
-                    if (place := self._place.get(row.subject)) is not None:
-                        self._columns.settle(place, self._now(place))
-                        self.changes += 1
-                self.seq = row.seq
+            for rows in found.partitions():
+                self._take(rows)
             return self.seq - before
 
-    def _add(self, seq: int, body: dict[str, Any]) -> None:
+    def _take(self, rows: Iterable[Any]) -> None:
+        """Rows of the log, whose votes go into the columns together."""
+        fresh: list[BattleVote] = []
+        try:
+            for row in rows:
+                if row.kind == "vote":
+                    fresh.append(self._add(row.seq, row.body))
+                elif row.kind == "consent":
+                    self._columns.extend(fresh)
+                    fresh = []
+                    self._change(row.subject, votes.as_consent(row.body))
+                self.seq = row.seq
+        finally:
+            self._columns.extend(fresh)
+
+    def _add(self, seq: int, text: str) -> BattleVote:
+        body = votes.vote_body(seq, text)
         vote = votes.as_vote(seq, body, {})
         self._place[vote.battle] = len(self._cast)
-        self._cast.append((vote, body["reason"]))
-        self._columns.add(vote)
+        self._cast.append((vote, body.reason))
+        return vote
+
+    def _change(self, battle: str, consent: Consent) -> None:
+        self._consents[battle] = consent
+        if (place := self._place.get(battle)) is not None:
+            self._columns.settle(place, self._now(place))
+            self.changes += 1
 
     def _now(self, place: int) -> BattleVote:
         vote, reason = self._cast[place]
@@ -102,11 +118,12 @@ class _Numbers:
         self._room = np.zeros((64, *shape), dtype=dtype)
         self._count = 0
 
-    def add(self, value: Any) -> None:
-        if self._count == len(self._room):
+    def extend(self, values: Sequence[Any]) -> None:
+        end = self._count + len(values)
+        while end > len(self._room):
             self._room = np.concatenate([self._room, np.zeros_like(self._room)])
-        self._room[self._count] = value
-        self._count += 1
+        self._room[self._count : end] = values
+        self._count = end
 
     @property
     def values(self) -> NDArray[Any]:
@@ -121,8 +138,9 @@ class _Words:
         self._codes = _Numbers(np.int32)
         self._sorted: list[str] = []
 
-    def add(self, word: str) -> None:
-        self._codes.add(self._numbers.setdefault(word, len(self._numbers)))
+    def extend(self, words: Iterable[str]) -> None:
+        numbers = self._numbers
+        self._codes.extend([numbers.setdefault(word, len(numbers)) for word in words])
 
     def labels(self, rows: NDArray[np.intp]) -> Labels:
         """Of these rows alone: the names there are, sorted; the empty word is none."""
@@ -149,19 +167,21 @@ class _Columns:
         self._time, self._probability = _Numbers(np.float64), _Numbers(np.float64)
         self._style = _Numbers(np.float64, len(STYLES), 2)
 
-    def add(self, vote: BattleVote) -> None:
-        self._consent.add(CONSENTS.index(vote.consent))
-        self._rated.add(vote.rated)
-        self._models.add(vote.model_a)  # model_a of row n is word 2n, model_b the next
-        self._models.add(vote.model_b)
-        self._voter.add(vote.voter)
-        self._category.add(vote.category)
-        self._prompt.add(vote.prompt)
-        self._winner.add(WINNERS.index(vote.winner))
-        self._time.add(vote.time)
-        self._probability.add(vote.probability)
-        counts = {name: (in_a, in_b) for name, in_a, in_b in vote.style}
-        self._style.add([counts.get(name, (np.nan, np.nan)) for name in STYLES])
+    def extend(self, fresh: Sequence[BattleVote]) -> None:
+        """Column by column: an array takes a list in the time of a few single numbers."""
+        if not fresh:
+            return
+        self._consent.extend([CONSENTS.index(vote.consent) for vote in fresh])
+        self._rated.extend([vote.rated for vote in fresh])
+        # model_a of row n is word 2n, model_b the next
+        self._models.extend(name for vote in fresh for name in (vote.model_a, vote.model_b))
+        self._voter.extend(vote.voter for vote in fresh)
+        self._category.extend(vote.category for vote in fresh)
+        self._prompt.extend(vote.prompt for vote in fresh)
+        self._winner.extend([WINNERS.index(vote.winner) for vote in fresh])
+        self._time.extend([vote.time for vote in fresh])
+        self._probability.extend([vote.probability for vote in fresh])
+        self._style.extend([_style(vote) for vote in fresh])
 
     def settle(self, row: int, vote: BattleVote) -> None:
         self._consent.values[row] = CONSENTS.index(vote.consent)
@@ -185,3 +205,8 @@ class _Columns:
             style_names=tuple(name for name, there in zip(STYLES, known, strict=True) if there),
             style=style[:, known],
         )  # fmt: skip
+
+
+def _style(vote: BattleVote) -> list[tuple[float, float]]:
+    counts = {name: (in_a, in_b) for name, in_a, in_b in vote.style}
+    return [counts.get(name, (np.nan, np.nan)) for name in STYLES]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -243,7 +244,7 @@ def read_votes(
     if until is not None:
         query = query.where(log.c.recorded <= until)
     for row in connection.execute(query, execution_options={"yield_per": ROWS_AT_ONCE}):
-        vote = as_vote(row.seq, chain.parse_body(row.body, f"log row {row.seq}"), changes)
+        vote = as_vote(row.seq, vote_body(row.seq, row.body), changes)
         if category is not None and vote.category != category:
             continue
         if CONSENTS.index(vote.consent) < least or (rated is not None and vote.rated != rated):
@@ -273,23 +274,44 @@ def why_not_now(reason: str, consent: Consent, purpose: Purpose) -> str:
     return NOT_TO_RATE[purpose] if reason == NO_CONSENT else reason  # given afterwards
 
 
-_OF_VOTE_WORDS = (
-    "battle model_a model_b winner time probability voter category cluster purpose consent reason style_a"
-    " style_b weights_a weights_b"
-)
-OF_VOTE = frozenset(_OF_VOTE_WORDS.split())
+class VoteBody(msgspec.Struct, frozen=True, gc=False):
+    """The body of a vote's row in the log; `reason` is why it did not count when it was cast."""
+
+    battle: str
+    model_a: str
+    model_b: str
+    winner: Winner
+    time: float
+    probability: float
+    voter: int
+    category: str
+    cluster: int
+    purpose: Purpose
+    consent: Consent
+    reason: str
+    style_a: dict[str, float]
+    style_b: dict[str, float]
+    weights_a: tuple[str, ...]
+    weights_b: tuple[str, ...]
 
 
-def as_vote(seq: int, body: Mapping[str, Any], changes: Mapping[str, Consent]) -> BattleVote:
-    if missing := OF_VOTE - body.keys():
-        raise DataError(f"log row {seq}: the vote does not say its {min(missing)}; run whorl arena verify")
-    consent: Consent = changes.get(body["battle"], body["consent"])
-    reason = why_not_now(body["reason"], consent, body["purpose"])
-    style = tuple((name, body["style_a"][name], body["style_b"][name]) for name in body["style_a"])
+_VOTE_BODIES = msgspec.json.Decoder(VoteBody)
+
+
+def vote_body(seq: int, text: str) -> VoteBody:
+    try:
+        return _VOTE_BODIES.decode(text)
+    except msgspec.DecodeError as error:
+        raise DataError(f"log row {seq}: not a vote ({error}); run whorl arena verify") from error
+
+
+def as_vote(seq: int, body: VoteBody, changes: Mapping[str, Consent]) -> BattleVote:
+    consent = changes.get(body.battle, body.consent)
+    reason = why_not_now(body.reason, consent, body.purpose)
+    style = tuple((name, count, body.style_b[name]) for name, count in body.style_a.items())
     return BattleVote(
-        seq=seq, battle=body["battle"], model_a=body["model_a"], model_b=body["model_b"],
-        winner=body["winner"], time=body["time"], probability=body["probability"],
-        voter=str(body["voter"]), category=body["category"], prompt=str(body["cluster"]), style=style,
-        purpose=body["purpose"], consent=consent, rated=not reason, reason=reason,
-        weights_a=tuple(body["weights_a"]), weights_b=tuple(body["weights_b"]),
+        seq=seq, battle=body.battle, model_a=body.model_a, model_b=body.model_b, winner=body.winner,
+        time=body.time, probability=body.probability, voter=str(body.voter), category=body.category,
+        prompt=str(body.cluster), style=style, purpose=body.purpose, consent=consent, rated=not reason,
+        reason=reason, weights_a=body.weights_a, weights_b=body.weights_b,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import ipaddress
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -55,6 +55,16 @@ class Server(uvicorn.Server):
     ends the process before what it started is closed, with a code that looks like a crash."""
 
     asked: int | None = None  # the signal that it was first asked to leave by
+
+    def __init__(self, config: uvicorn.Config, opened: Callable[[], None] = lambda: None) -> None:
+        """`opened` is called when the application has started and requests are taken."""
+        super().__init__(config)
+        self._opened = opened
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._opened()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -20,7 +20,6 @@ from whorl.studio.board.figures import Figures, View, as_csv, as_json
 from whorl.studio.studio import Studio
 from whorl.studio.web.streams import Event, send_events
 
-PATIENCE = 0.1  # seconds that the page waits, at the studio's start, for the log to have been read
 PAUSE = 2.0  # seconds between two tellings of a board that keeps moving
 INTERVALS = get_args(Interval)
 
@@ -83,7 +82,7 @@ def read_view(request: Request) -> View:
 
 def at_once(studio: Studio, figures: Figures, view: View) -> dict[str, Any]:
     """The page's values; while a long log is still being read, none: the page asks for them then."""
-    if figures.live.is_read(PATIENCE):
+    if figures.live.is_read():
         return shown(studio, figures, view)
     return {
         "seq": 0, "reading": True, "cast": 0, "categories": [view.category] if view.category else [],
