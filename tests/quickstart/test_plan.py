@@ -25,7 +25,7 @@ def test_the_run_ends_in_its_time_where_it_can(spent: float, rate: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("spent", "rate", "steps"), [(165, 10_000, 878), (254, 8_000, 511), (165, 40_000, 1200), (600, 8_000, 10)]
+    ("spent", "rate", "steps"), [(165, 10_000, 829), (254, 8_000, 472), (165, 40_000, 1200), (600, 8_000, 10)]
 )
 def test_what_is_slower_gets_fewer_and_what_is_faster_more(spent: float, rate: float, steps: int) -> None:
     assert plan_chat(plan(), spent, rate).chat_steps == steps
