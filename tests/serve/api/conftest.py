@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import openai
+import psutil
 import pytest
 
 from tests.models.learnt import save_learnt
@@ -43,6 +44,15 @@ class Server:
     def host(self) -> str:
         """Where it listens, as host:port."""
         return urlsplit(self.address).netloc
+
+    @property
+    def worker(self) -> psutil.Process:
+        """The engine's process."""
+        (found,) = (
+            child for child in psutil.Process(self.process.pid).children(recursive=True)
+            if "whorl.serve.worker" in " ".join(child.cmdline())
+        )  # fmt: skip
+        return found
 
     def client(self, key: str = "none", **more: object) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=60, **more)  # type: ignore[arg-type]

@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 import uvicorn
 
@@ -118,10 +117,7 @@ class Behind:
     @contextmanager
     def worker_stopped(self) -> Iterator[Callable[[], None]]:
         """As slow as a prompt can be: the model makes nothing until this ends, or what it gives is called."""
-        (worker,) = (
-            child for child in psutil.Process(self.server.process.pid).children(recursive=True)
-            if "whorl.serve.worker" in " ".join(child.cmdline())
-        )  # fmt: skip
+        worker = self.server.worker
         worker.suspend()
         try:
             yield worker.resume

@@ -44,6 +44,11 @@ def pages(address: str) -> tuple[float, float, float]:
     return tuple(values[f"whorl_engine_{name}"] for name in ("pages_free", "pages_total", "running"))  # type: ignore[return-value]
 
 
+def connections(server: Server) -> list[Any]:
+    """Those that its clients have opened."""
+    return [one for one in psutil.Process(server.process.pid).net_connections("tcp") if one.raddr]
+
+
 def wait_until_idle(address: str) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -155,17 +160,18 @@ def test_a_worker_killed_under_load(learnt_directory: Path) -> None:
             except openai.APIError as error:
                 seen.append(error)
 
+        worker = server.worker
+        worker.suspend()  # no reply is whole before it is killed, however fast it is
         threads = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(6)]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + 20
-        while pages(server.address)[2] < 6 and time.monotonic() < deadline:
+        while sum(one.status == "ESTABLISHED" for one in connections(server)) < 6:
+            assert time.monotonic() < deadline
             time.sleep(0.02)
-        workers = [
-            child for child in psutil.Process(server.process.pid).children(recursive=True)
-            if "whorl.serve.worker" in " ".join(child.cmdline())
-        ]  # fmt: skip
-        workers[0].send_signal(signal.SIGKILL)
+        time.sleep(1)  # they are prepared and wait for the worker
+        worker.resume()
+        worker.kill()
         for thread in threads:
             thread.join(10)
         assert not any(thread.is_alive() for thread in threads), "they are told at once"
