@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from whorl.arena.battles import Battles
 from whorl.arena.board import make_board
 from whorl.arena.store import LiveVotes, Pairing, Said, Store, chain
 from whorl.arena.store.records import CONSENTS, WINNERS
+from whorl.arena.store.schema import log
+from whorl.arena.store.votes import vote_body
+from whorl.base.errors import DataError
 from whorl.base.nouns import Message
 
 Fight = Callable[..., Pairing]
@@ -201,3 +205,25 @@ def test_many_look_at_once_and_see_the_same(store: Store, fight: Fight) -> None:
         thread.join()
     same(live, store)
     assert len(live.rows()) == 6 and seen
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"winner": "nobody"}, r"not a vote \(Invalid enum value 'nobody' - at `\$.winner`\)"),
+        ({"time": None}, r"not a vote \(Expected `float`, got `null` - at `\$.time`\)"),
+        ({"style_b": {}}, "style_a and style_b count different things"),
+        ({"voter": ...}, "not a vote .*missing required field `voter`"),
+    ],
+    ids=str,
+)
+def test_a_row_that_is_no_vote_is_named(
+    store: Store, fight: Fight, change: dict[str, object], told: str
+) -> None:
+    store.vote(fight(store, "Question").id, "tie")
+    with store.read() as connection:
+        text = connection.execute(sa.select(log.c.body).where(log.c.kind == "vote")).scalar_one()
+    body = {name: value for name, value in (json.loads(text) | change).items() if value is not ...}
+    assert vote_body(7, text).voter == json.loads(text)["voter"]
+    with pytest.raises(DataError, match=f"log row 7: {told}"):
+        vote_body(7, json.dumps(body))

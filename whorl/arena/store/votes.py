@@ -299,10 +299,14 @@ _VOTE_BODIES = msgspec.json.Decoder(VoteBody)
 
 
 def vote_body(seq: int, text: str) -> VoteBody:
+    """DataError where it is none, or does not count both sides alike."""
     try:
-        return _VOTE_BODIES.decode(text)
+        body = _VOTE_BODIES.decode(text)
     except msgspec.DecodeError as error:
         raise DataError(f"log row {seq}: not a vote ({error}); run whorl arena verify") from error
+    if body.style_a.keys() != body.style_b.keys():
+        raise DataError(f"log row {seq}: style_a and style_b count different things; run whorl arena verify")
+    return body
 
 
 def as_vote(seq: int, body: VoteBody, changes: Mapping[str, Consent]) -> BattleVote:
